@@ -1,0 +1,225 @@
+"""The tables of solvers, sets, optimizers, schedules and training options, and the pydantic models of their arguments.
+
+One row is all it takes to add one; the checker, `explain`, the docs and the engine read the same row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=0)]
+
+
+class Options(BaseModel):
+    """Arguments of a solver, schedule or optimizer: unknown names are errors, never dropped."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- solvers of lower levels -------------------------------------------------------------------------------------
+
+
+class SolverOptions(Options):
+    """What every lower-level solver takes. `start` is an expression and is handled by the checker."""
+
+    steps: Steps
+    restarts: Count = 1
+    keep: Literal["last", "best"] = "last"
+
+
+class StepOptions(SolverOptions):
+    step: NonNegative
+
+
+class MomentumOptions(StepOptions):
+    decay: NonNegative = 1.0
+
+
+class LinearOptions(SolverOptions):
+    steps: Literal[1] = 1
+
+
+class SgdOptions(StepOptions):
+    momentum: Fraction = 0.0
+    nesterov: bool = False
+
+
+class AdamOptions(StepOptions):
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Positive = 1e-8
+
+
+class RmspropOptions(StepOptions):
+    alpha: Fraction = 0.99
+    eps: Positive = 1e-8
+    momentum: Fraction = 0.0
+    centered: bool = False
+
+
+@dataclass(frozen=True)
+class SolverRow:
+    """One lower-level solver: its options, what one update does, where it comes from."""
+
+    name: str
+    options: type[SolverOptions]
+    update: str
+    source: str
+    needs_start: bool = True
+
+
+SOLVERS: dict[str, SolverRow] = {
+    row.name: row
+    for row in (
+        SolverRow("pgd", StepOptions, "steepest step of the set's norm (sign for linf, unit(g) for l2, largest coordinate for l1), then projection", "Madry et al., ICLR 2018"),
+        SolverRow("ascent", StepOptions, "raw per-example gradient times step, then projection", "gradient projection"),
+        SolverRow("linear", LinearOptions, "the maximiser over the set of the objective linearised at the start", "Goodfellow et al., ICLR 2015 (FGSM on linf)"),
+        SolverRow("momentum", MomentumOptions, "accumulates gradients divided by their mean absolute value, steepest step along the sum, then projection", "Dong et al., CVPR 2018"),
+        SolverRow("sgd", SgdOptions, "torch.optim.SGD on the point (gradient ascent), then projection", "torch.optim.SGD"),
+        SolverRow("adam", AdamOptions, "torch.optim.Adam on the point (gradient ascent), then projection", "torch.optim.Adam"),
+        SolverRow("rmsprop", RmspropOptions, "torch.optim.RMSprop on the point (gradient ascent), then projection", "torch.optim.RMSprop; Robey et al., alg. 1"),
+    )
+}
+
+# --- optimizers of the upper level --------------------------------------------------------------------------------
+
+
+class OptimizerOptions(Options):
+    lr: Positive
+    weight_decay: NonNegative = 0.0
+
+
+class UpperSgdOptions(OptimizerOptions):
+    momentum: Fraction = 0.0
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> UpperSgdOptions:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov = true needs momentum > 0")
+        return self
+
+
+class UpperAdamOptions(OptimizerOptions):
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Positive = 1e-8
+
+
+class UpperRmspropOptions(OptimizerOptions):
+    alpha: Fraction = 0.99
+    eps: Positive = 1e-8
+    momentum: Fraction = 0.0
+
+
+OPTIMIZERS: dict[str, type[OptimizerOptions]] = {
+    "sgd": UpperSgdOptions,
+    "adam": UpperAdamOptions,
+    "adamw": UpperAdamOptions,
+    "rmsprop": UpperRmspropOptions,
+}
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+class Drop(Options):
+    """Multiply the rate by `factor` at the start of each epoch after the epochs in `at` (at = [75] acts from epoch 76 on)."""
+
+    kind: Literal["drop"] = "drop"
+    at: tuple[Count, ...]
+    factor: Positive = 0.1
+
+    @model_validator(mode="after")
+    def _increasing(self) -> Drop:
+        if list(self.at) != sorted(set(self.at)):
+            raise ValueError("the epochs in at must increase")
+        return self
+
+
+class Cyclic(Options):
+    """Linear from 0 to the optimizer's rate at fraction `peak` of training, then linear to 0 (per batch)."""
+
+    kind: Literal["cyclic"] = "cyclic"
+    peak: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+
+class Cosine(Options):
+    """Cosine from the optimizer's rate to `final` times it, without restarts (per batch)."""
+
+    kind: Literal["cosine"] = "cosine"
+    final: Fraction = 0.0
+
+
+class OneCycle(Options):
+    """torch.optim.lr_scheduler.OneCycleLR with the optimizer's rate as maximum (per batch)."""
+
+    kind: Literal["onecycle"] = "onecycle"
+    pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3
+
+
+class Constant(Options):
+    """The optimizer's rate throughout."""
+
+    kind: Literal["constant"] = "constant"
+
+
+Schedule = Drop | Cyclic | Cosine | OneCycle | Constant
+SCHEDULES: dict[str, type[Options]] = {"drop": Drop, "cyclic": Cyclic, "cosine": Cosine, "onecycle": OneCycle, "constant": Constant}
+
+
+class TrainOptions(Options):
+    """The `train` statement: everything about a run that is neither the objective nor the data."""
+
+    epochs: Count
+    batch: Count
+    schedule: Schedule = Field(default_factory=Constant, discriminator="kind")
+    warmup: NonNegative = 0.0
+    """Epochs of linear warm-up from 0 to the scheduled rate."""
+    clip: Positive | None = None
+    """Largest l2 norm of the whole gradient; None leaves it as it is."""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    augment: Literal["none", "crop_flip", "crop"] = "none"
+    """crop_flip: random crop with 4 pixels of zero padding and horizontal flip; crop: the crop alone."""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training set held out to choose the best checkpoint."""
+    patience: Count | None = None
+    """Stop after this many epochs without a better PGD accuracy on the validation split; None never stops early."""
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """A named optimizer with validated options."""
+
+    name: str
+    options: OptimizerOptions
+
+
+@dataclass(frozen=True)
+class SetRow:
+    """One kind of set: its arguments and the norm whose steepest step `pgd` takes."""
+
+    name: str
+    args: tuple[str, ...]
+    about: str
+    over: str = "input"
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+SETS: dict[str, SetRow] = {
+    row.name: row
+    for row in (
+        SetRow("linf", ("center", "radius"), "max |v - center| <= radius"),
+        SetRow("l2", ("center", "radius"), "Euclidean norm of v - center <= radius (inputs or weights)"),
+        SetRow("l1", ("center", "radius"), "sum |v - center| <= radius"),
+        SetRow("layerwise", ("center", "radius"), "per tensor, |v - theta| <= radius * |theta|", over="weights"),
+        SetRow("adaptive", ("center", "radius"), "|(v - theta) / |theta|| <= radius (ASAM)", over="weights"),
+        SetRow("simplex", ("K",), "non-negative class weights that sum to one", over="classes"),
+    )
+}
