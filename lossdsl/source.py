@@ -9,13 +9,11 @@ from functools import cached_property
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A half-open range of character offsets in one source."""
+    """A half-open range of character offsets; `file` names the source when it is not the main one (an extended recipe's)."""
 
     start: int
     end: int
-
-    def to(self, other: Span) -> Span:
-        return Span(min(self.start, other.start), max(self.end, other.end))
+    file: str = ""
 
 
 NOWHERE = Span(0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from lossdsl.diagnostics import Diagnostic, Edit, Related, suggest
@@ -41,6 +42,8 @@ CHARACTERS = {
     "“": 'strings stand between straight quotes "',
 }
 
+_DIGITS_AND_MORE = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[A-Za-z_]|\.[0-9])[A-Za-z0-9_.]*")
+
 _FRIENDLY = {
     "NAME": "a name", "NUMBER": "a number", "STRING": 'a "string"', "LPAR": "(", "RPAR": ")", "LSQB": "[", "RSQB": "]", "LBRACE": "{",
     "RBRACE": "}", "COMMA": ",", "EQUAL": "=", "COLON": ":", "TILDE": "~", "ARGUMENT": "name = value", "__ANON_0": "||", "$END": "the end of the file",
@@ -62,7 +65,7 @@ class Trouble:
 
 def explain(source: Source, trouble: Trouble) -> Diagnostic:
     """One diagnostic for one syntax error, the most specific explanation that fits."""
-    for rule in (_too_deep, _not_yet, _unclosed, _strange_character, _double_star, _leading_dot, _assignment, _reserved, _misspelt, _extra_bracket):
+    for rule in (_too_deep, _not_yet, _unclosed, _strange_character, _double_star, _glued_number, _leading_dot, _assignment, _reserved, _misspelt, _extra_bracket):
         found = rule(trouble)
         if found is not None:
             return found
@@ -124,6 +127,16 @@ def _double_star(trouble: Trouble) -> Diagnostic | None:
         span = Span(start - 1, start + 1)
         return Diagnostic("E003", "there is no operator **", span, help="powers are written with ^", edit=Edit(span, "^"))
     return None
+
+
+def _glued_number(trouble: Trouble) -> Diagnostic | None:
+    """Digits that run into letters or into a second point: `2lambda`, `1.0.0`."""
+    word = _DIGITS_AND_MORE.match(trouble.text, trouble.span.start)
+    if word is None or len(trouble.found) != 1:
+        return None
+    span = Span(word.start(), word.end())
+    help = "write a product with *, as in 2 * lambda; a name starts with a letter"
+    return Diagnostic("E003", f"{word[0]} is neither a number nor a name", span, help=help)
 
 
 def _leading_dot(trouble: Trouble) -> Diagnostic | None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from lark import Lark, Token
 from lark.exceptions import UnexpectedEOF, UnexpectedInput, UnexpectedToken, VisitError
+from lark.lexer import ContextualLexer, PatternRE, PatternStr, TerminalDef
 
 from lossdsl.assets import grammar_path
 from lossdsl.diagnostics import Diagnostic
@@ -41,9 +43,32 @@ class Parsed:
     lost_words: frozenset[str] = frozenset()
 
 
+class _QuickLexer(ContextualLexer):
+    """Skips the comparison of terminals, half a second where interegular is installed; a test makes it once with strict=True."""
+
+    def __init__(self, conf: Any, *args: Any, **kwargs: Any) -> None:
+        conf.skip_validation = True
+        super().__init__(conf, *args, **kwargs)
+
+
+def whole_word(terminal: TerminalDef) -> None:
+    """A keyword ends where a name would: `params` and `maximizeCE` are names, not a keyword and the rest."""
+    if isinstance(terminal.pattern, PatternStr) and terminal.pattern.value.isalpha():
+        terminal.pattern = PatternRE(terminal.pattern.value + "(?![A-Za-z0-9_'])")
+        terminal.priority = 1
+
+
 @cache
-def parser(start: str = "start") -> Lark:
-    return Lark.open(str(grammar_path()), parser="lalr", lexer="contextual", propagate_positions=True, maybe_placeholders=True, start=start)
+def parser() -> Lark:
+    return Lark.open(
+        str(grammar_path()),
+        parser="lalr",
+        lexer="contextual",
+        propagate_positions=True,
+        maybe_placeholders=True,
+        edit_terminals=whole_word,
+        _plugins={"ContextualLexer": _QuickLexer},
+    )
 
 
 def parse(source: Source) -> Parsed:

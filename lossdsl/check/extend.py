@@ -1,0 +1,101 @@
+"""`recipe b extends a`: the items of b in the frame of a."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lossdsl.check.scope import Report
+from lossdsl.diagnostics import did_you_mean
+from lossdsl.syntax import tree as t
+
+
+def identity(item: t.Item) -> tuple[str, str]:
+    """Items are the same thing when kind and name agree; lower, sample and find all introduce a variable."""
+    match item:
+        case t.Param(name=name):
+            return "param", name
+        case t.Let(name=name, recorded=recorded):
+            return ("log" if recorded else "let"), name
+        case t.Def(name=name):
+            return "def", name
+        case t.Sample(names=names):
+            return "variable", " ".join(names)
+        case t.Level(run=run, var=var):
+            return ("run", run) if run else ("variable", var)
+        case t.Find(name=name):
+            return "variable", name
+        case t.State(name=name):
+            return "state", name
+        case t.Model(name=name):
+            return "model", name
+        case t.Upper():
+            return "upper", ""
+        case t.Train():
+            return "train", ""
+        case t.Input():
+            return "input", ""
+        case t.Keyword(keyword=keyword, value=value):
+            return keyword, value if keyword == "remove" else ""
+
+
+@dataclass(frozen=True)
+class Extended:
+    """A declaration without `extends`, and the items that its base brought."""
+
+    declaration: t.Declaration
+    inherited: frozenset[int]
+
+
+def split_samples(items: tuple[t.Item, ...]) -> list[t.Item]:
+    """One item per sampled name, so that each can be replaced or removed alone."""
+    out: list[t.Item] = []
+    for item in items:
+        if isinstance(item, t.Sample):
+            out.extend(replace(item, names=(name,)) for name in item.names)
+        else:
+            out.append(item)
+    return out
+
+
+def extend(base: t.Declaration, own: t.Declaration, report: Report) -> t.Declaration:
+    """Merge: a redeclared item takes the old one's place, new items go before `upper`, `remove` drops."""
+    items = [i for i in split_samples(base.items) if not (isinstance(i, t.Keyword) and i.keyword in ("title", "source"))]
+    for item in split_samples(own.items):
+        if isinstance(item, t.Keyword) and item.keyword == "remove":
+            items = _remove(items, item, report)
+            continue
+        place = next((n for n, old in enumerate(items) if identity(old) == identity(item)), None)
+        if place is not None:
+            items[place] = _inherit(items[place], item)
+            continue
+        upper = next((n for n, old in enumerate(items) if isinstance(old, t.Upper)), len(items))
+        items.insert(upper if not isinstance(item, t.Train | t.Keyword) else len(items), item)
+    return t.Declaration(own.kind, own.name, None, tuple(items), span=own.span)
+
+
+def _remove(items: list[t.Item], item: t.Keyword, report: Report) -> list[t.Item]:
+    kept = [i for i in items if identity(i)[1] != item.value]
+    if len(kept) == len(items):
+        names = [name for _, name in map(identity, items) if name]
+        report.error("E028", f"there is no {item.value} to remove", item.span, did_you_mean(item.value, names))
+    return kept
+
+
+def _inherit(old: t.Item, new: t.Item) -> t.Item:
+    """What a redeclared item leaves out and keeps from the old one."""
+    match old, new:
+        case t.Level(), t.Level():
+            return replace(
+                new,
+                solver=new.solver or old.solver,
+                mode=new.mode or old.mode,
+                sense=new.sense or old.sense,
+                objective=new.objective or old.objective,
+                through=new.through or old.through,
+            )
+        case t.Upper(), t.Upper():
+            return replace(new, optimizers=new.optimizers or old.optimizers, mode=new.mode or old.mode, joint=new.joint or old.joint)
+        case t.Train(), t.Train():
+            merged = {a.name: a for a in (*old.options, *new.options)}
+            return replace(new, options=tuple(merged.values()))
+    return new

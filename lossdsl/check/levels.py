@@ -1,0 +1,213 @@
+"""Lower levels, the upper level, and the input domain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lossdsl.check import binders, draws
+from lossdsl.check.infer import Context
+from lossdsl.check.options import validated
+from lossdsl.check.scope import Later, LevelName, Scope, Value, is_error
+from lossdsl.check.typed import Axis, Domain, SolverSpec, Typed, TypedLevel, TypedSet
+from lossdsl.diagnostics import did_you_mean
+from lossdsl.lang.specs import OPTIMIZERS, SETS, SOLVERS, OptimizerSpec
+from lossdsl.lang.types import DESCRIPTION, SCALARS, Kind
+from lossdsl.syntax import tree as t
+
+if TYPE_CHECKING:
+    from lossdsl.check.recipe import Checker
+
+LATER_SOLVERS = ("prox", "apgd", "fab", "square", "cw", "power")
+LATER_OPTIONS = {"noise": "noise inside the step", "until": "early stopping per example", "probe": "power iteration"}
+
+
+def check_level(self: Checker, node: t.Level) -> tuple[TypedLevel | None, int | None, Domain | None]:
+    """The typed level (None if wrong), its number of steps, and its classes if it is a family."""
+    set_name = node.set.func.id if isinstance(node.set, t.Call) and isinstance(node.set.func, t.Name) else ""
+    if set_name in SETS and SETS[set_name].over != "input":
+        self.report.not_yet(f"levels over {SETS[set_name].over}", node.set.span)
+        self.scope = self.scope.declare(node.var, Later(f"levels over {SETS[set_name].over}"))
+        return None, None, None
+    domain = binders.infer_domain(self.inference, node.index, self.scope, self.at) if node.index else None
+    axis = Axis(0, domain) if domain else None
+    parts = draws.infer_set(self.inference, node.set, self.scope, self.at)
+    solver = check_solver(self, node)
+    steps = solver.options.steps if solver else None
+    objective = _objective(self, node, axis, steps)
+    if node.through is not None and node.through != t.Name("nothing"):
+        self.report.not_yet("gradients through a lower level", node.through.span)
+    if parts is None or solver is None or objective is None or is_error(objective) or (node.index and axis is None):
+        return None, steps, domain
+    region = TypedSet(parts[0], parts[1], parts[2], "x" in _inputs(parts[1]), node.set.span)
+    if node.var not in objective.depends:
+        self.report.error("E021", f"the objective does not depend on {node.var}", objective.span, f"use {node.var} in it, for example CE(f({node.var}), y)")
+        return None, steps, domain
+    _lint_radius(self, node, region, solver)
+    level = TypedLevel(node.var, axis, region, node.sense or "maximize", objective, solver, node.mode or "eval", node.span, node.run)
+    return level, steps, domain
+
+
+def _inputs(e: Typed) -> set[str]:
+    """"x" if the expression is built on the clean input or on an earlier solution (which stays near it)."""
+    if e.op in ("input", "point", "pick"):
+        return {"x"}
+    return set().union(*(_inputs(a) for a in e.args)) if e.args else set()
+
+
+def _objective(self: Checker, node: t.Level, axis: Axis | None, steps: int | None) -> Typed | None:
+    if node.objective is None:
+        if not self.report.lost_words:
+            self.report.error("E018", f"the level of {node.var} has no objective", node.span, "add: maximize CE(f(" + node.var + "), y)")
+        return None
+    scope = self.scope
+    if axis is None or node.index is None:
+        scope = scope.declare(node.var, LevelName(node.var, steps, None, node.span))
+    else:
+        scope = scope.declare(node.var, LevelName(node.var, steps, axis.domain, node.span, axis))
+        scope = scope.declare(node.index.var, Value(binders.bound(axis, node.index.span), node.index.span, "binder"))
+    iterates = [part for part in t.walk(node.objective) if isinstance(part, t.Iterate)]
+    own = [part for part in iterates if any(isinstance(n, t.Name) and n.id == node.var for n in t.walk(part.base))]
+    if own:
+        return self.report.error("E017", f"{node.var} has no iterates inside its own objective", own[0].span, "use iterates in later levels or in the upper level")
+    objective = self.inference.scalar(node.objective, scope, self.at, "the objective of a level")
+    return objective
+
+
+def check_solver(self: Checker, node: t.Level) -> SolverSpec | None:
+    """`by pgd(steps = 10, step = step, start = x)`."""
+    call = node.solver
+    if call is None:
+        if not self.report.lost_words:
+            self.report.error("E018", f"the level of {node.var} names no solver", node.span, "add: by pgd(steps = 10, step = 2/255, start = x)")
+        return None
+    name = call.func.id if isinstance(call.func, t.Name) else ""
+    if name in LATER_SOLVERS:
+        self.report.not_yet(f"the solver {name}", call.span)
+        return None
+    if name not in SOLVERS:
+        self.report.error("E023", f"there is no solver {name}".rstrip(), call.func.span, did_you_mean(name, SOLVERS))
+        return None
+    later = [a for a in call.args if a.name in LATER_OPTIONS]
+    for arg in later:
+        self.report.not_yet(LATER_OPTIONS[str(arg.name)], arg.span)
+    starts = [a for a in call.args if a.name == "start"]
+    rest = tuple(a for a in call.args if a.name != "start" and a not in later)
+    options = validated(self.inference, SOLVERS[name].options, name, rest, call.span, self.scope, self.at)
+    start = _start(self, starts, call, node, name)
+    if options is None or start is None:
+        return None
+    return SolverSpec(name, options, start[0], start[1], call.span)
+
+
+def _start(self: Checker, starts: list[t.Argument], call: t.Call, node: t.Level, name: str) -> tuple[Typed, str] | None:
+    """The start expression and how it is used."""
+    if not starts:
+        help = "write start = x, start = x + normal(0.001) or start = uniform: there is no default start"
+        self.report.error("E018", f"{name} needs a start", call.span, help)
+        return None
+    e = starts[-1].value
+    if isinstance(e, t.Name) and e.id in ("uniform", "corner") and self.scope.get(e.id) is None:
+        return Typed("draw", (), Kind.INPUT, e.span, (e.id,), depends=frozenset({"random"})), e.id
+    if isinstance(e, t.Name) and e.id == "previous":
+        self.report.not_yet("starting from the previous batch", e.span)
+        return None
+    raw = isinstance(e, t.Call) and e.func == t.Name("raw")
+    if isinstance(e, t.Call) and raw:
+        if len(e.args) != 1:
+            self.report.error("E014", "raw takes one point", e.span, "write raw(x + normal(0.001))")
+            return None
+        e = e.args[0].value
+    scope = self.scope
+    if node.index is not None:
+        domain = binders.infer_domain(self.inference, node.index, scope, self.at)
+        if domain is not None:
+            scope = scope.declare(node.index.var, Value(binders.bound(Axis(0, domain), node.index.span), node.index.span, "binder"))
+    typed = self.inference.infer(e, scope, Context(draws=True, later=self.at.later))
+    if is_error(typed):
+        return None
+    if typed.kind is not Kind.INPUT and typed.value != 0:
+        self.report.error("E013", f"a start is an Input, and this is {DESCRIPTION[typed.kind]}", e.span, "write for example start = x", label=str(typed.kind))
+        return None
+    return typed, "raw" if raw else "expression"
+
+
+def _lint_radius(self: Checker, node: t.Level, region: TypedSet, solver: SolverSpec) -> None:
+    """T07 and T08: radii and steps that cannot be meant."""
+    radius = region.radius.value
+    if radius is None:
+        return
+    if region.boxed and self.domain is not None and region.name == "linf":
+        low, high = self.domain
+        width = max(h - b for b, h in zip(_list(low), _list(high), strict=False))
+        if radius > width:
+            self.report.warn("T08", f"the radius {radius:g} is larger than the whole input domain", region.radius.span, f"radii are in the units of x: in [0, 1] write {radius:g}/255")
+    step = getattr(solver.options, "step", None)
+    if step is not None and solver.name == "pgd" and 0 < solver.options.steps * step < radius * (1 - 1e-9) and solver.start_kind == "expression" and solver.start.op == "input":
+        self.report.warn("T07", f"{solver.options.steps} steps of {step:g} cannot reach the border of the set at {radius:g}", solver.span, "raise step or steps")
+
+
+def _list(value: Any) -> tuple[float, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def check_upper(self: Checker, node: t.Upper) -> None:
+    """`upper minimize EXPR by OPTIMIZER(...)`."""
+    if node.at is not None:
+        self.report.not_yet("upper at other weights", node.span)
+    if node.joint:
+        self.report.not_yet("joint forward passes", node.span)
+    if node.mode not in (None, "train"):
+        self.report.error("E029", f"the upper level runs in train mode, not in {node.mode}", node.span, "let NAME = e with f in eval evaluates e in eval mode")
+    objective = self.inference.scalar(node.objective, self.scope, self.at, "the upper objective")
+    if not is_error(objective) and "theta" not in objective.depends:
+        self.report.error("E021", "the upper objective does not depend on the model", node.objective.span, "use f(...) or p(...) in it")
+    self.objective = objective
+    if not node.optimizers:
+        if not self.report.lost_words:
+            self.report.error("E018", "the upper level names no optimizer", node.span, "add: by sgd(lr = 0.1, momentum = 0.9)")
+        return
+    if len(node.optimizers) > 1 or node.optimizers[0].model is not None:
+        self.report.not_yet("optimizers for other models", node.optimizers[-1].span)
+        return
+    self.optimizer = optimizer(self, node.optimizers[0].call)
+
+
+def optimizer(self: Checker, call: t.Call) -> OptimizerSpec | None:
+    name = call.func.id if isinstance(call.func, t.Name) else ""
+    if name not in OPTIMIZERS:
+        self.report.error("E023", f"there is no optimizer {name}".rstrip(), call.func.span, did_you_mean(name, OPTIMIZERS))
+        return None
+    args = []
+    for arg in call.args:
+        if arg.name == "normalize":
+            self.report.not_yet("normalised updates", arg.span)
+        else:
+            args.append(arg)
+    options = validated(self.inference, OPTIMIZERS[name], name, tuple(args), call.span, self.scope, self.at)
+    return None if options is None else OptimizerSpec(name, options)
+
+
+def input_domain(self: Checker, e: t.Expr) -> tuple[Any, Any] | None:
+    """`[0, 1]`, `[[0, 0, 0], [1, 1, 1]]` (per channel) or `reals`."""
+    if e == t.Name("reals"):
+        return None
+    if not isinstance(e, t.Sequence) or len(e.items) != 2:
+        self.report.error("E031", "the input domain is an interval or reals", e.span, "write input x in [0, 1]")
+        return (0.0, 1.0)
+    ends = []
+    for end in e.items:
+        if isinstance(end, t.Sequence):
+            numbers = tuple(self.inference.number(i, self.scope, self.at, "an end of the domain") for i in end.items)
+            ends.append(None if None in numbers else numbers)
+        else:
+            ends.append(self.inference.number(end, self.scope, self.at, "an end of the domain"))
+    if None in ends:
+        return (0.0, 1.0)
+    low, high = ends
+    if len({len(_list(v)) for v in ends if isinstance(v, tuple)}) > 1 or any(b >= h for b, h in zip(_list(low), _list(high), strict=False)):
+        self.report.error("E031", "the lower end of the input domain lies below the upper end, channel by channel", e.span, "write input x in [0, 1]")
+        return (0.0, 1.0)
+    return low, high
+
+
+__all__ = ["SCALARS", "Scope", "check_level", "check_upper", "input_domain"]

@@ -1,0 +1,110 @@
+"""What names mean at one place of a file, and where findings are collected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lossdsl.check.typed import Axis, Domain, Typed
+from lossdsl.diagnostics import Diagnostic, Edit, Related, did_you_mean
+from lossdsl.lang.ops import BINDERS, FACTS_OF_A_LEVEL, NOT_YET, OPERATIONS
+from lossdsl.lang.specs import SETS
+from lossdsl.lang.types import Kind
+from lossdsl.source import NOWHERE, Span
+from lossdsl.syntax import tree as t
+
+DRAWS = ("normal", "uniform", "corner", "rademacher")
+BUILT_IN = ("x", "y", "f", "p", "theta", "K")
+FUNCTIONS = frozenset({"f", "p", "if", "stop", *OPERATIONS, *BINDERS, *FACTS_OF_A_LEVEL, *NOT_YET, *SETS, *DRAWS})
+
+
+@dataclass(frozen=True)
+class Value:
+    """A name that stands for a typed expression (param, let, sample, argument, x, y, K)."""
+
+    typed: Typed
+    span: Span = NOWHERE
+    what: str = "let"
+
+
+@dataclass(frozen=True)
+class LevelName:
+    """The variable of a lower level."""
+
+    name: str
+    steps: int | None
+    domain: Domain | None
+    span: Span
+    axis: Axis | None = None
+
+
+@dataclass(frozen=True)
+class Function:
+    """A `def` with the names it can see."""
+
+    node: t.Def
+    scope: Scope
+
+
+@dataclass(frozen=True)
+class Later:
+    """A name whose construct is not supported yet; uses of it are silent."""
+
+    what: str
+    kind: Kind | None = None
+
+
+Binding = Value | LevelName | Function | Later
+
+
+@dataclass(frozen=True)
+class Scope:
+    """An immutable chain of names; `declare` gives a longer one."""
+
+    names: dict[str, Binding] = field(default_factory=dict)
+
+    def declare(self, name: str, binding: Binding) -> Scope:
+        return Scope({**self.names, name: binding})
+
+    def get(self, name: str) -> Binding | None:
+        return self.names.get(name)
+
+
+class Report:
+    """Collects the findings of one file; the same finding at the same place counts once."""
+
+    def __init__(self, lost_words: frozenset[str] = frozenset()) -> None:
+        self._found: dict[tuple[str, Span, str], Diagnostic] = {}
+        self.lost_words = lost_words
+        self.used: set[str] = set()
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        return tuple(self._found.values())
+
+    @property
+    def failed(self) -> bool:
+        return any(d.severity == "error" for d in self._found.values())
+
+    def error(self, code: str, message: str, span: Span, help: str = "", *, label: str = "", edit: Edit | None = None, related: tuple[Related, ...] = ()) -> Typed:
+        """Record an error and return the expression that silences what would follow from it."""
+        finding = Diagnostic(code, message, span, label, help, related, edit)
+        self._found.setdefault((code, span, message), finding)
+        return Typed("error", (), Kind.CONST, span)
+
+    def warn(self, code: str, message: str, span: Span, help: str = "") -> None:
+        self._found.setdefault((code, span, message), Diagnostic(code, message, span, help=help, severity="warning"))
+
+    def not_yet(self, what: str, span: Span) -> Typed:
+        return self.error("E900", f"not supported yet: {what}", span, "docs/language.md lists what is planned; remove it to go on")
+
+    def unknown(self, name: str, scope: Scope, span: Span, later: frozenset[str] = frozenset()) -> Typed:
+        if name in self.lost_words:
+            return Typed("error", (), Kind.CONST, span)
+        if name in later:
+            return self.error("E010", f"{name} is used before it is declared", span, f"declare {name} above this line")
+        names = {*scope.names, *BUILT_IN, *FUNCTIONS} - {"D"}
+        return self.error("E010", f"there is no {name} here", span, did_you_mean(name, names) if len(name) > 1 or name.lower() != name else "")
+
+
+def is_error(*values: Typed) -> bool:
+    return any(v.op == "error" for v in values)

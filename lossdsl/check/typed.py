@@ -1,0 +1,217 @@
+"""The typed recipe: every name resolved, every def and let put in its place, every expression with its type and facts.
+
+Expressions form a graph: a `let` used twice is one node with two parents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+from lossdsl.lang.specs import OptimizerSpec, SolverOptions, TrainOptions
+from lossdsl.lang.types import Kind
+from lossdsl.source import NOWHERE, Span
+
+
+@dataclass(frozen=True, eq=False)
+class Typed:
+    """One typed expression.
+
+    `op` is a row of the table of operations or one of the core forms:
+
+    ======================  ==========================================================================================
+    number                  a fixed number, `value`
+    input, label, classes   `x`, `y`, the number K
+    point                   a lower variable, attrs (name,); with `@k`: attrs (name, k)
+    pick                    one member of a family, args (family point, class)
+    sample                  a draw declared by `sample`, attrs (name,)
+    draw                    a draw inside a start, attrs (distribution,), args its numbers or its set's centre and radius
+    logits, prob            the model at a point; softmax of logits (or of the model at a point)
+    mix                     (1 - a) P + a Q as a Prob, args (a, P, Q)
+    at                      v[c], args (vector, class); `nth`: sorted vector, attrs (n,)
+    add sub mul div pow neg not and or lt le gt ge eq ne if
+    reduce                  a binder over classes, attrs (name,), args (body,), `axis`
+    bound                   the class a binder or a family is at, `axis`
+    fact                    fooled, survived, first_fooled: attrs (fact, level)
+    stop                    a constant from here on
+    mode                    args (body,), attrs (mode,): `with f in mode`
+    ======================  ==========================================================================================
+    """
+
+    op: str
+    args: tuple[Typed, ...]
+    kind: Kind
+    span: Span = NOWHERE
+    attrs: tuple[Any, ...] = ()
+    value: float | int | None = None
+    axis: Axis | None = None
+    depends: frozenset[str] = frozenset()
+    """"theta", "random", and the names of lower variables."""
+    low: float = -inf
+    high: float = inf
+    family: Domain | None = None
+    """Of a lower variable with one member per class: the classes. Of a Class: the classes it is one of."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The classes a binder runs over: "all" of them, all but one ("not"), or the "top" few by score."""
+
+    kind: str
+    text: str
+    expr: Typed | None = field(default=None, compare=False)
+    """not: the class left out; top: the score of class `bound` on `inner`."""
+    size: int | None = None
+    inner: Axis | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A dimension over the classes of a domain; `depth` tells nested binders apart (0: a family's own index)."""
+
+    depth: int
+    domain: Domain
+
+
+@dataclass(frozen=True)
+class TypedSet:
+    name: str
+    center: Typed
+    radius: Typed
+    boxed: bool
+    """Intersected with the input domain: the centre depends on x."""
+    span: Span = NOWHERE
+
+
+@dataclass(frozen=True)
+class SolverSpec:
+    """A solver, its validated options (numbers), and its start expression (None for the set's own draws: see `start_kind`)."""
+
+    name: str
+    options: SolverOptions
+    start: Typed
+    start_kind: str
+    """"expression" (projected on the set), "raw", "uniform" or "corner" (drawn from the set itself)."""
+    span: Span = NOWHERE
+
+
+@dataclass(frozen=True)
+class TypedLevel:
+    var: str
+    axis: Axis | None
+    set: TypedSet
+    sense: str
+    objective: Typed
+    solver: SolverSpec
+    mode: str
+    span: Span
+    run: str | None = None
+
+
+@dataclass(frozen=True)
+class TypedSample:
+    name: str
+    draw: Typed
+    over: str
+    span: Span
+
+
+@dataclass(frozen=True)
+class TypedRecipe:
+    """A recipe (or attack suite, with `count` and no upper level) ready for the planner."""
+
+    kind: str
+    name: str
+    title: str
+    source: str
+    params: dict[str, float | int]
+    samples: tuple[TypedSample, ...]
+    levels: tuple[TypedLevel, ...]
+    objective: Typed | None
+    logs: tuple[tuple[str, Typed], ...]
+    optimizer: OptimizerSpec | None
+    train: TrainOptions | None
+    domain: tuple[Any, Any] | None
+    count: str | None = None
+
+
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "^", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "and": "and", "or": "or"}  # fmt: skip
+_TIGHT = {"or": 1, "and": 2, "lt": 4, "le": 4, "gt": 4, "ge": 4, "eq": 4, "ne": 4, "add": 5, "sub": 5, "mul": 6, "div": 6, "neg": 7, "pow": 8}
+
+
+def show(e: Typed) -> str:
+    """The expression as text, the same each time, with lets and defs written out."""
+    return _show(e, 0)
+
+
+def _show(e: Typed, outer: int) -> str:
+    rank = _TIGHT.get(e.op, 9)
+    text = _text(e, rank)
+    return f"({text})" if rank < outer else text
+
+
+def _text(e: Typed, rank: int) -> str:
+    if e.op in _INFIX:
+        left, right = (rank + 1, rank) if e.op == "pow" else (rank, rank + 1)
+        return f"{_show(e.args[0], left)} {_INFIX[e.op]} {_show(e.args[1], right)}"
+    writer = _WRITERS.get(e.op)
+    if writer:
+        return writer(e)
+    args = ", ".join(show(a) for a in e.args)
+    if e.op in ("KL", "JS", "TV"):
+        args = " || ".join(show(a) for a in e.args)
+    return f"{e.op}({args})"
+
+
+def number_text(value: float | int) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _point_text(e: Typed) -> str:
+    name = e.attrs[0] + (f"[{e.family.text}]" if e.family else "")
+    return name if len(e.attrs) == 1 else f"{name}@{e.attrs[1]}"
+
+
+def _pick_text(e: Typed) -> str:
+    family, index = e.args
+    name = f"{family.attrs[0]}[{show(index)}]"
+    return name if len(family.attrs) == 1 else f"{name}@{family.attrs[1]}"
+
+
+def _prob_text(e: Typed) -> str:
+    inner = e.args[0]
+    if inner.op == "logits":
+        return f"p({show(inner.args[0])})"
+    return f"softmax({show(inner)})"
+
+
+def bound_name(axis: Axis) -> str:
+    return "j" if axis.depth == 0 else "j" + str(axis.depth)
+
+
+def _header(axis: Axis) -> str:
+    return axis.domain.text.replace("j", bound_name(axis), 1)
+
+
+_WRITERS = {
+    "number": lambda e: number_text(e.value),
+    "input": lambda e: "x",
+    "label": lambda e: "y",
+    "classes": lambda e: "K",
+    "point": _point_text,
+    "pick": _pick_text,
+    "sample": lambda e: e.attrs[0],
+    "draw": lambda e: f"{e.attrs[0]}({', '.join(show(a) for a in e.args)})",
+    "logits": lambda e: f"f({show(e.args[0])})",
+    "prob": _prob_text,
+    "mix": lambda e: f"mix({', '.join(show(a) for a in e.args)})",
+    "at": lambda e: f"{_show(e.args[0], 9)}[{show(e.args[1])}]",
+    "nth": lambda e: f"{_show(e.args[0], 9)}[{e.attrs[0]}]",
+    "neg": lambda e: f"-{_show(e.args[0], 7)}",
+    "not": lambda e: f"not({show(e.args[0])})",
+    "reduce": lambda e: f"{e.attrs[0]}({_header(e.axis)}: {show(e.args[0])})",
+    "bound": lambda e: bound_name(e.axis),
+    "fact": lambda e: f"{e.attrs[0]}({e.attrs[1]})",
+    "mode": lambda e: f"[{show(e.args[0])} with f in {e.attrs[0]}]",
+}

@@ -1,0 +1,276 @@
+"""Text to tree to typed recipe to plan: every stage of the front half, without torch.
+
+    Recipe.parse(text) -> recipe;  recipe.typed, recipe.plan, recipe.params, recipe.with_params(eps=0.2)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lossdsl.assets import attack_paths, recipe_paths
+from lossdsl.check.extend import extend
+from lossdsl.check.recipe import Checker
+from lossdsl.check.scope import Report
+from lossdsl.check.typed import TypedRecipe
+from lossdsl.diagnostics import Diagnostic, RecipeError, UserError, did_you_mean
+from lossdsl.lang.specs import OptimizerSpec, TrainOptions
+from lossdsl.source import Source
+from lossdsl.syntax import tree as t
+from lossdsl.syntax.parse import Parsed, parse
+
+if TYPE_CHECKING:
+    from lossdsl.plan.ir import Plan
+
+MAX_EXTENDS = 10
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The outcome of checking one declaration: its typed form (None if it has errors) and every finding."""
+
+    declaration: t.Declaration
+    typed: TypedRecipe | None
+    diagnostics: tuple[Diagnostic, ...]
+    changing: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One declaration of a file, with the values of its params.
+
+    Raises RecipeError when its text is wrong; an object that exists is well typed.
+    """
+
+    source: Source
+    declaration: t.Declaration
+    shared: tuple[t.Item, ...]
+    overrides: Mapping[str, float | int] = field(default_factory=dict)
+    train_overrides: Mapping[str, Any] = field(default_factory=dict)
+    epoch: int = 1
+
+    @cached_property
+    def checked(self) -> Checked:
+        return check_declaration(self.declaration, self.shared, self.overrides, self.epoch)
+
+    @cached_property
+    def typed(self) -> TypedRecipe:
+        checked = self.checked
+        if checked.typed is None:
+            raise RecipeError(self.source, [d for d in checked.diagnostics if d.severity == "error"])
+        return checked.typed
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Every pass through the model, in order."""
+        from lossdsl.plan.pipeline import make_plan
+
+        return make_plan(self.typed)
+
+    @property
+    def name(self) -> str:
+        return self.declaration.name
+
+    @property
+    def kind(self) -> str:
+        """"recipe" or "attack"."""
+        return self.declaration.kind
+
+    @property
+    def title(self) -> str:
+        return self.typed.title or self.name
+
+    @property
+    def source_note(self) -> str:
+        """The paper this comes from."""
+        return self.typed.source
+
+    @property
+    def params(self) -> dict[str, float | int]:
+        """The value of every param, overrides included, at this epoch."""
+        return dict(self.typed.params)
+
+    @property
+    def train(self) -> TrainOptions | None:
+        options = self.typed.train
+        return options.model_copy(update=dict(self.train_overrides)) if options and self.train_overrides else options
+
+    @property
+    def optimizer(self) -> OptimizerSpec | None:
+        return self.typed.optimizer
+
+    @property
+    def domain(self) -> tuple[Any, Any] | None:
+        """The smallest and largest value of an input (numbers, or one per channel); None: all reals."""
+        return self.typed.domain
+
+    @property
+    def changes_by_epoch(self) -> bool:
+        return bool(self.checked.changing)
+
+    @cached_property
+    def text(self) -> str:
+        """The file in canonical layout."""
+        from lossdsl.syntax.format import format_text
+
+        return format_text(self.source.text, self.source.name)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the canonical declaration (bases written out) with its params; equal for equal methods."""
+        content = repr((self.shared, self.declaration, sorted(self.params.items()), self.train))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def with_params(self, **values: float | int) -> Recipe:
+        """The same recipe with other values; unknown names and values outside a param's range are errors."""
+        known = [item.name for item in self.declaration.items if isinstance(item, t.Param)]
+        for name, value in values.items():
+            if name not in known:
+                raise UserError(f"{self.name} has no param {name}", where=self.source.name, fix=did_you_mean(name, known))
+            if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+                raise UserError(f"the param {name} is a number, and this is {value!r}", where=self.source.name)
+        changed = replace(self, overrides={**self.overrides, **values})
+        _ = changed.typed
+        return changed
+
+    def with_train(self, **values: Any) -> Recipe:
+        """The same recipe with other training options (epochs, batch, ...)."""
+        if self.train is None:
+            raise UserError(f"{self.name} has no train statement", where=self.source.name)
+        merged = {**self.train.model_dump(), **values}
+        type(self.train).model_validate(merged)
+        return replace(self, train_overrides={**self.train_overrides, **values})
+
+    def at_epoch(self, epoch: int) -> Recipe:
+        """The recipe in a later epoch (counted from 1), for params that change."""
+        return self if epoch == self.epoch or not self.changes_by_epoch else replace(self, epoch=epoch)
+
+
+def check_declaration(node: t.Declaration, shared: tuple[t.Item, ...], overrides: Mapping[str, float | int], epoch: int = 1, lost: frozenset[str] = frozenset()) -> Checked:
+    """Types, names and facts of one declaration; every finding at once."""
+    report = Report(lost)
+    checker = Checker(report, overrides, epoch)
+    typed = checker.check(shared, node)
+    return Checked(node, None if report.failed else typed, report.diagnostics, frozenset(checker.params.changing))
+
+
+@dataclass(frozen=True)
+class CheckedFile:
+    """A whole file: the tree and, per declaration, its check."""
+
+    parsed: Parsed
+    checks: tuple[Checked, ...]
+    shared: tuple[t.Item, ...] = ()
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+
+def check_source(source: Source, overrides: Mapping[str, float | int] | None = None) -> CheckedFile:
+    """Parse and check a file; never raises on bad text."""
+    parsed = parse(source)
+    report = Report(parsed.lost_words)
+    shared, declarations = _link(parsed, report)
+    checks = [check_declaration(d, shared, overrides or {}, lost=parsed.lost_words) for d in declarations]
+    if not declarations and not parsed.diagnostics and not shared:
+        report.error("E001", "the file declares nothing", t.Span(0, min(1, len(source.text))), "write: recipe NAME, then its statements")
+    found: dict[Any, Diagnostic] = {}
+    for d in (*parsed.diagnostics, *report.diagnostics, *(d for c in checks for d in c.diagnostics)):
+        found.setdefault((d.code, d.span, d.message), d)
+    ordered = sorted(found.values(), key=lambda d: (d.span.file, d.span.start, d.code))
+    return CheckedFile(parsed, tuple(checks), shared, tuple(ordered))
+
+
+def _link(parsed: Parsed, report: Report) -> tuple[tuple[t.Item, ...], list[t.Declaration]]:
+    """Bring in used files and write out `extends`."""
+    shared: list[t.Item] = []
+    known: dict[str, tuple[tuple[t.Item, ...], t.Declaration]] = {}
+    for item in parsed.file.shared:
+        if isinstance(item, t.Keyword) and item.keyword == "use":
+            for recipe in _used(parsed.source, item, report):
+                known[recipe.name] = (recipe.shared, recipe.declaration)
+                shared.extend(i for i in recipe.shared if i not in shared)
+        else:
+            shared.append(item)
+    declarations = []
+    for node in parsed.file.declarations:
+        if node.name in {d.name for d in declarations}:
+            report.error("E011", f"{node.name} is declared twice in this file", node.span, "rename one of them")
+        linked = _extended(node, known, shared, report)
+        known[node.name] = (tuple(shared), linked)
+        declarations.append(linked)
+    return tuple(shared), declarations
+
+
+def _extended(node: t.Declaration, known: dict[str, Any], shared: list[t.Item], report: Report) -> t.Declaration:
+    if node.base is None:
+        return node
+    head = t.Span(node.span.start, node.span.start + len(node.kind) + len(node.name) + len(node.base) + 10)
+    if node.base in known:
+        base_shared, base = known[node.base]
+    elif node.base != node.name and node.base in recipe_paths():
+        recipe = load(node.base)
+        base_shared, base = recipe.shared, recipe.declaration
+    else:
+        report.error("E028", f"there is no recipe {node.base} to extend", head, did_you_mean(node.base, {*known, *recipe_paths()} - {node.name}))
+        return replace(node, base=None)
+    shared.extend(i for i in base_shared if i not in shared)
+    return extend(base, node, report)
+
+
+def _used(source: Source, item: t.Keyword, report: Report) -> list[Recipe]:
+    """The declarations of `use "other.loss"`, found beside the using file."""
+    path = Path(source.name).parent / item.value
+    if not path.is_file():
+        report.error("E028", f"there is no file {item.value}", item.span, f"looked for {path}")
+        return []
+    if path.resolve() == Path(source.name).resolve():
+        report.error("E028", "a file cannot use itself", item.span)
+        return []
+    try:
+        return parse_recipes(read_source(path))
+    except RecipeError as error:
+        report.error("E028", f"{item.value} has errors: {error.diagnostics[0].message}", item.span, f"run: lossdsl check {path}")
+        return []
+
+
+def read_source(path: Path) -> Source:
+    """The text of a file; UserError when it cannot be read."""
+    try:
+        return Source(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise UserError("there is no such file", where=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"the file is not UTF-8 (byte {error.start})", where=str(path), fix="save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"the file cannot be read: {error.strerror}", where=str(path)) from None
+
+
+def parse_recipes(source: Source, overrides: Mapping[str, float | int] | None = None) -> list[Recipe]:
+    """Every declaration of a source; RecipeError with all errors if there are any."""
+    checked = check_source(source, overrides)
+    errors = [d for d in checked.diagnostics if d.severity == "error"]
+    if errors:
+        raise RecipeError(source, errors)
+    return [Recipe(source, c.declaration, checked.shared, dict(overrides or {})) for c in checked.checks]
+
+
+def parse_recipe(text: str, name: str = "<text>") -> Recipe:
+    """The one declaration of a text (the last, if it has several)."""
+    recipes = parse_recipes(Source(text, name))
+    if not recipes:
+        raise UserError("the text declares no recipe", where=name, fix="write: recipe NAME, then its statements")
+    return recipes[-1]
+
+
+def load(name_or_path: str | Path) -> Recipe:
+    """A shipped recipe or attack by name ("trades", "pgd20"), or a .loss file by path."""
+    text = str(name_or_path)
+    shipped = {**attack_paths(), **recipe_paths()}
+    if text in shipped:
+        return parse_recipe(read_source(shipped[text]).text, str(shipped[text]))
+    if text.endswith(".loss") or "/" in text:
+        return parse_recipe(read_source(Path(text)).text, text)
+    raise UserError(f"there is no recipe {text}", fix=did_you_mean(text, shipped) + "; a file ends in .loss")

@@ -1,0 +1,204 @@
+"""Solvers that follow the gradient: one frozen record each, and the table that builds them from the options of a recipe.
+
+`size` is the length of the step: a number, or a tensor broadcastable to [N] for a step per example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lossdsl.diagnostics import UserError, did_you_mean
+from lossdsl.lang.specs import (
+    SOLVERS,
+    AdamOptions,
+    LinearOptions,
+    MomentumOptions,
+    RmspropOptions,
+    SgdOptions,
+    SolverOptions,
+    SolverRow,
+    StepOptions,
+)
+from lossdsl.solve.base import Problem, Solver
+from lossdsl.solve.sets import mean_normalised, per_example
+
+
+@dataclass(frozen=True)
+class Pgd:
+    """v <- project(v + size * steepest(gradient)). On linf the direction is sign(gradient): Madry et al., ICLR 2018, section 2.1."""
+
+    size: float | Tensor
+
+    def init(self, problem: Problem, point: Tensor) -> None:
+        """No state."""
+
+    def step(self, problem: Problem, point: Tensor, gradient: Tensor, state: None) -> tuple[Tensor, None]:
+        """One update; `steepest` gives a fresh tensor, which becomes the moved point."""
+        direction = problem.set.steepest(gradient, point)
+        return problem.land(direction.mul_(per_example(self.size, point)).add_(point)), None
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """v <- project(v + size * gradient), the gradient of each example's own objective (no batch size in it)."""
+
+    size: float | Tensor
+
+    def init(self, problem: Problem, point: Tensor) -> None:
+        """No state."""
+
+    def step(self, problem: Problem, point: Tensor, gradient: Tensor, state: None) -> tuple[Tensor, None]:
+        """One update."""
+        return problem.land((gradient * per_example(self.size, point)).add_(point)), None
+
+
+@dataclass(frozen=True)
+class Linear:
+    """v <- the maximiser over the set of the objective linearised at v: FGSM on linf (Goodfellow et al., ICLR 2015, section 4)."""
+
+    def init(self, problem: Problem, point: Tensor) -> None:
+        """No state. Raises UserError if the loop has noise, since there is no step to add it to."""
+        if problem.noise is not None:
+            fix = "use pgd, or put the noise into the start"
+            raise UserError("linear takes no noise: it jumps to the maximiser", where=problem.name, fix=fix)
+
+    def step(self, problem: Problem, point: Tensor, gradient: Tensor, state: None) -> tuple[Tensor, None]:
+        """One update."""
+        return problem.set.linear_maximiser(gradient, point), None
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """g <- decay * g + gradient / mean(|gradient|), then v <- project(v + size * steepest(g)); g = 0 at first.
+
+    Source: Dong et al., CVPR 2018, algorithm 1 (MI-FGSM). The paper divides by the l1 norm; the mean differs from it by the number of
+    coordinates, which no steepest direction sees. A zero gradient adds nothing.
+    """
+
+    size: float | Tensor
+    decay: float = 1.0
+
+    def init(self, problem: Problem, point: Tensor) -> Tensor:
+        """The sum of normalised gradients, [N, *shape]."""
+        return torch.zeros_like(point)
+
+    def step(self, problem: Problem, point: Tensor, gradient: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One update; the state is this run's own and is written to."""
+        state = state.mul_(self.decay).add_(mean_normalised(gradient))
+        direction = problem.set.steepest(state, point)
+        return problem.land(direction.mul_(per_example(self.size, point)).add_(point)), state
+
+
+@dataclass(frozen=True)
+class TorchOptimizer:
+    """A step of a torch optimizer that ascends (maximize=True), then the projection. The optimizer sees the projected point next time.
+
+    factory: makes the optimizer from its parameter list; its arithmetic must be coordinate by coordinate, or examples would mix.
+    """
+
+    factory: Callable[[list[Tensor]], torch.optim.Optimizer]
+
+    def init(self, problem: Problem, point: Tensor) -> tuple[Tensor, torch.optim.Optimizer]:
+        """The optimizer's own copy of the point, and the optimizer with empty moments."""
+        parameter = point.clone().requires_grad_()
+        return parameter, self.factory([parameter])
+
+    def step(
+        self, problem: Problem, point: Tensor, gradient: Tensor, state: tuple[Tensor, torch.optim.Optimizer]
+    ) -> tuple[Tensor, tuple[Tensor, torch.optim.Optimizer]]:
+        """One update. The point that is handed out shares no memory with the parameter."""
+        parameter, optimizer = state
+        parameter.grad = gradient
+        optimizer.step()
+        landed = problem.land(parameter.detach().clone())
+        parameter.copy_(landed)
+        return landed, state
+
+
+Builder = Callable[[Any], Solver[Any]]
+B = TypeVar("B", bound=Builder)
+
+SOLVERS_TORCH: dict[str, Builder] = {}
+
+
+def register_solver(row: str | SolverRow) -> Callable[[B], B]:
+    """Decorates a function from validated options to a Solver, and makes it the torch side of a solver of the language.
+
+    row: the name of a row of lang.specs.SOLVERS, or a new row, which is added there.
+    Raises UserError if the solver exists or the name is unknown.
+    """
+    name = row if isinstance(row, str) else row.name
+    if name in SOLVERS_TORCH or (isinstance(row, SolverRow) and name in SOLVERS):
+        raise UserError(f"the solver {name} exists already", where="register_solver", fix="choose another name")
+    if isinstance(row, str) and name not in SOLVERS:
+        fix = "pass a SolverRow instead of a name; " + did_you_mean(name, SOLVERS)
+        raise UserError(f"the language has no solver {name}", where="register_solver", fix=fix)
+
+    def register(builder: B) -> B:
+        if isinstance(row, SolverRow):
+            SOLVERS[name] = row
+        SOLVERS_TORCH[name] = builder
+        return builder
+
+    return register
+
+
+def build_solver(name: str, options: SolverOptions, *, step: Tensor | None = None) -> Solver[Any]:
+    """The solver of a row with these options; `step` gives one step per example, [N], in place of that of the options.
+
+    Raises UserError for an unknown name and for a `step` where the solver can only take a number.
+    """
+    if name not in SOLVERS_TORCH:
+        raise UserError(f"there is no solver {name}", where="lower level", fix=did_you_mean(name, SOLVERS_TORCH))
+    solver = SOLVERS_TORCH[name](options)
+    if step is None:
+        return solver
+    if not isinstance(solver, Pgd | Ascent | Momentum):
+        fix = "use pgd, ascent or momentum for a step per example"
+        raise UserError(f"{name} takes one step for all examples", where="lower level", fix=fix)
+    return replace(solver, size=step)
+
+
+@register_solver("pgd")
+def _pgd(options: StepOptions) -> Pgd:
+    return Pgd(options.step)
+
+
+@register_solver("ascent")
+def _ascent(options: StepOptions) -> Ascent:
+    return Ascent(options.step)
+
+
+@register_solver("linear")
+def _linear(options: LinearOptions) -> Linear:
+    return Linear()
+
+
+@register_solver("momentum")
+def _momentum(options: MomentumOptions) -> Momentum:
+    return Momentum(options.step, options.decay)
+
+
+@register_solver("sgd")
+def _sgd(options: SgdOptions) -> TorchOptimizer:
+    if options.nesterov and options.momentum == 0:
+        raise UserError("nesterov = true needs momentum > 0", where="sgd", fix="set momentum, for instance 0.9, or leave nesterov out")
+    return TorchOptimizer(partial(torch.optim.SGD, lr=options.step, momentum=options.momentum, nesterov=options.nesterov, maximize=True))
+
+
+@register_solver("adam")
+def _adam(options: AdamOptions) -> TorchOptimizer:
+    betas = (options.beta1, options.beta2)
+    return TorchOptimizer(partial(torch.optim.Adam, lr=options.step, betas=betas, eps=options.eps, maximize=True))
+
+
+@register_solver("rmsprop")
+def _rmsprop(options: RmspropOptions) -> TorchOptimizer:
+    make = partial(torch.optim.RMSprop, lr=options.step, alpha=options.alpha, eps=options.eps, momentum=options.momentum)
+    return TorchOptimizer(partial(make, centered=options.centered, maximize=True))

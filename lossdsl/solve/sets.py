@@ -1,0 +1,377 @@
+"""Norm balls met with the input domain, one per example: where the lower levels over inputs live.
+
+A point has shape [N, *shape] (also [N] alone); every method works on each example by itself. Radii and points are in the units of the
+input, before the model's own normalisation. A point that comes out of a set is in its box exactly and in its ball up to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lossdsl.diagnostics import UserError, did_you_mean
+from lossdsl.lang.specs import SETS, SetRow
+from lossdsl.solve.thresholds import l1_fill, l1_sizes, l2_sizes
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The box the inputs live in. `lo` and `hi` are numbers or broadcast against [N, *shape]: per-channel ranges of images are [C, 1, 1].
+
+    Raises UserError if an end is NaN or the lower one is above the upper one.
+    """
+
+    lo: float | Tensor
+    hi: float | Tensor
+
+    def __post_init__(self) -> None:
+        if not bool(torch.all(torch.as_tensor(self.lo) <= torch.as_tensor(self.hi))):
+            raise UserError(f"the input domain runs from {self.lo} to {self.hi}", fix="write the smaller number first")
+
+
+def rows(values: Tensor) -> Tensor:
+    """[N, *shape] as [N, d]; [N] as [N, 1]."""
+    return values.reshape(values.shape[0], math.prod(values.shape[1:]))
+
+
+def per_example(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """A number as it is; a tensor broadcastable to [N] as [N, 1, ..., 1], ready to meet `like` of shape [N, *shape]."""
+    if not isinstance(value, Tensor):
+        return float(value)
+    return value.to(like).expand(like.shape[0]).reshape(-1, *(1,) * (like.dim() - 1))
+
+
+def largest(values: Tensor) -> Tensor:
+    """Largest absolute coordinate of every example, [N]; not finite as soon as one coordinate is not (vector_norm is far slower on CPU)."""
+    return rows(values).abs().amax(1)
+
+
+def _by_largest(gradient: Tensor) -> Tensor:
+    """Each example's gradient divided by its largest absolute value (0 stays 0), so that norms neither overflow nor underflow."""
+    top = largest(gradient)
+    return gradient / per_example(top.masked_fill_(top == 0, 1.0), gradient)
+
+
+def unit(gradient: Tensor) -> Tensor:
+    """gradient / |gradient|_2 per example, unit(0) = 0; right for gradients of any finite size."""
+    scaled = _by_largest(gradient)
+    length = torch.linalg.vector_norm(rows(scaled), dim=1)
+    return scaled.div_(per_example(length.clamp_min_(1.0), scaled))  # at least 1 unless the gradient is 0
+
+
+def mean_normalised(gradient: Tensor) -> Tensor:
+    """gradient / mean(|gradient|) per example, 0 for a zero gradient (Dong et al., CVPR 2018, eq. 6, up to the constant d)."""
+    scaled = _by_largest(gradient)
+    mean = rows(scaled).abs().mean(1)
+    return scaled.div_(per_example(mean.masked_fill_(mean == 0, 1.0), scaled))
+
+
+class InputSet(ABC):
+    """The set {v : norm(v - center) <= radius, lo <= v <= hi}, one per example.
+
+    center: [N, *shape], inside the domain (the caller checks that; nothing else here depends on where it came from).
+    radius: a number, or a tensor broadcastable to [N].
+    domain: None means no box (`linf(0, eps)`, `input x in reals`).
+    Raises UserError for a radius that is negative, infinite or NaN, and for a domain that does not broadcast.
+    """
+
+    def __init__(self, center: Tensor, radius: float | Tensor, domain: Domain | None = None) -> None:
+        self.center = center.detach()
+        self.radius = _checked_radius(radius, self.center)
+        self.lo, self.hi = _checked_domain(domain, self.center)
+
+    @property
+    def radii(self) -> Tensor:
+        """The radius of every example, [N], in the precision of the center."""
+        return torch.as_tensor(self.radius, dtype=self.center.dtype, device=self.center.device).expand(self.center.shape[0])
+
+    @abstractmethod
+    def norm(self, offset: Tensor) -> Tensor:
+        """The set's norm of [N, *shape], as [N]."""
+
+    @abstractmethod
+    def project(self, point: Tensor) -> Tensor:
+        """The nearest point of the set in the Euclidean norm. A point inside comes back unchanged."""
+
+    @abstractmethod
+    def steepest(self, gradient: Tensor, at: Tensor | None = None) -> Tensor:
+        """The direction of norm 1 with the largest inner product with the gradient, 0 for a zero gradient; a fresh tensor.
+
+        `at` is the point the step leaves from; only l1 uses it.
+        """
+
+    @abstractmethod
+    def linear_maximiser(self, gradient: Tensor, at: Tensor) -> Tensor:
+        """The v that maximises <gradient, v> on the set. Where the gradient is zero it keeps the coordinates of `at`, a set member."""
+
+    @abstractmethod
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """A random point of the set."""
+
+    @abstractmethod
+    def corner(self, generator: torch.Generator | None = None) -> Tensor:
+        """A random extreme point of the ball, projected on the set."""
+
+    @abstractmethod
+    def interior(self, point: Tensor) -> Tensor:
+        """bool [N, *shape]: the coordinates that no constraint of the set holds at `point`."""
+
+    def distance(self, point: Tensor) -> Tensor:
+        """norm(point - center) of every example, [N], without the box."""
+        return self.norm(point.double() - self.center.double()).to(self.center.dtype)
+
+    def contains(self, point: Tensor, tolerance: float = 1e-6) -> Tensor:
+        """bool [N]: in the box exactly, and in the ball up to tolerance * (radius + norm(center)), the sizes that rounding scales with."""
+        slack = tolerance * (self.radii + self.norm(self.center))
+        inside: Tensor = self.distance(point) <= self.radii + slack
+        if self.lo is not None and self.hi is not None:
+            inside = inside & rows((point >= self.lo) & (point <= self.hi)).all(1)
+        return inside
+
+    def clip(self, point: Tensor) -> Tensor:
+        """The point clipped to the box of the domain alone."""
+        return point if self.lo is None else torch.clamp(point, self.lo, self.hi)
+
+    def _uniform(self, generator: torch.Generator | None) -> Tensor:
+        return torch.rand(self.center.shape, generator=generator, dtype=self.center.dtype, device=self.center.device)
+
+    def _signs(self, generator: torch.Generator | None) -> Tensor:
+        return torch.empty_like(self.center).bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+
+
+class Linf(InputSet):
+    """max |v - center| <= radius: itself a box, so that every answer is coordinate by coordinate. The two bounds are computed once."""
+
+    def __init__(self, center: Tensor, radius: float | Tensor, domain: Domain | None = None) -> None:
+        super().__init__(center, radius, domain)
+        radius = per_example(self.radius, self.center)
+        self.lower, self.upper = self.clip(self.center - radius), self.clip(self.center + radius)
+
+    def norm(self, offset: Tensor) -> Tensor:
+        """Largest absolute coordinate, [N]."""
+        return largest(offset)
+
+    def project(self, point: Tensor) -> Tensor:
+        """The two clips."""
+        return torch.clamp(point, self.lower, self.upper)
+
+    def steepest(self, gradient: Tensor, at: Tensor | None = None) -> Tensor:
+        """sign(gradient)."""
+        return gradient.sign()
+
+    def linear_maximiser(self, gradient: Tensor, at: Tensor) -> Tensor:
+        """The bound the gradient points to: clip(center + radius * sign(gradient)) bit by bit, which is FGSM (Goodfellow et al., 2015)."""
+        return torch.where(gradient > 0, self.upper, torch.where(gradient < 0, self.lower, at))
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Uniform on the set, box included: every coordinate is uniform between its bounds."""
+        return self.project(torch.lerp(self.lower, self.upper, self._uniform(generator)))
+
+    def corner(self, generator: torch.Generator | None = None) -> Tensor:
+        """clip(center + radius * s), s of random signs."""
+        return torch.where(self._signs(generator) > 0, self.upper, self.lower)
+
+    def interior(self, point: Tensor) -> Tensor:
+        """Strictly between the bounds, coordinate by coordinate."""
+        return (point > self.lower) & (point < self.upper)
+
+
+class _Radial(InputSet):
+    """What l2 and l1 share: their answers are center + sign * sizes, the sizes coming from one equation per example, solved in float64."""
+
+    def __init__(self, center: Tensor, radius: float | Tensor, domain: Domain | None = None) -> None:
+        super().__init__(center, radius, domain)
+        self._origin = rows(self.center).double()
+        self._limit = self.radii.double().unsqueeze(1)
+        self._inner = self._limit * (1 - torch.finfo(self.center.dtype).eps)  # so that rounding does not leave the ball
+        self._up = self._down = self._inner
+        if self.lo is not None and self.hi is not None:
+            self._up = torch.minimum(rows(self.hi.expand_as(self.center)).double() - self._origin, self._inner).clamp_min_(0.0)
+            self._down = torch.minimum(self._origin - rows(self.lo.expand_as(self.center)).double(), self._inner).clamp_min_(0.0)
+
+    @abstractmethod
+    def _projected(self, lengths: Tensor, room: Tensor) -> Tensor:
+        """Sizes of the projection of a point outside, from |point - center|, [N, d]."""
+
+    @abstractmethod
+    def _steepest_sizes(self, slopes: Tensor, room: Tensor) -> Tensor:
+        """Sizes that maximise <slopes, sizes>, [N, d]."""
+
+    @abstractmethod
+    def _left(self, sizes: Tensor) -> Tensor:
+        """The radius of the ball that remains for other coordinates once these have the given sizes, [N, 1]."""
+
+    def _room(self, direction: Tensor) -> Tensor:
+        return torch.where(direction > 0, self._up, self._down)
+
+    def _placed(self, offset: Tensor) -> Tensor:
+        return self.clip((self._origin + offset).to(self.center.dtype).view_as(self.center))
+
+    def project(self, point: Tensor) -> Tensor:
+        """Exact on the ball met with the box: the multiplier of the ball is found by sorting its breakpoints."""
+        boxed = self.clip(point)
+        inside = self.norm(rows(boxed).double() - self._origin) <= self._limit[:, 0]
+        offset = rows(point).double() - self._origin
+        outside = self._placed(torch.copysign(self._projected(offset.abs(), self._room(offset)), offset))
+        return torch.where(inside.view(-1, *(1,) * (point.dim() - 1)), boxed, outside)
+
+    def linear_maximiser(self, gradient: Tensor, at: Tensor) -> Tensor:
+        """Exact on the ball met with the box.
+
+        Coordinates without gradient keep `at`, drawn towards the center as far as the others need the radius.
+        """
+        slopes = rows(gradient).double()
+        idle = slopes == 0
+        sizes = self._steepest_sizes(slopes.abs(), self._room(slopes) * ~idle)
+        kept = (rows(at).double() - self._origin) * idle
+        left, needed = self._left(sizes), self.norm(kept).unsqueeze(1)
+        shrink = (left / needed.clamp_min(torch.finfo(needed.dtype).tiny)).clamp_max_(1.0)
+        best = self._placed(torch.copysign(sizes, slopes) + kept * shrink)
+        unchanged = idle & ((needed <= left) | idle.all(1, keepdim=True))
+        return torch.where(unchanged.view_as(at), at, best)
+
+    def interior(self, point: Tensor) -> Tensor:
+        """All or nothing for the ball, since it holds every coordinate at once (up to rounding); coordinate by coordinate for the box."""
+        slack = 4 * torch.finfo(self.center.dtype).eps * (self.radii + self.norm(self.center))
+        free = (self.distance(point) < self.radii - slack).view(-1, *(1,) * (point.dim() - 1)).expand_as(point)
+        if self.lo is not None and self.hi is not None:
+            free = free & (point > self.lo) & (point < self.hi)
+        return free
+
+
+class L2(_Radial):
+    """Euclidean norm of v - center <= radius."""
+
+    def norm(self, offset: Tensor) -> Tensor:
+        """Euclidean norm, [N]."""
+        length: Tensor = torch.linalg.vector_norm(rows(offset), dim=1)
+        return length
+
+    def steepest(self, gradient: Tensor, at: Tensor | None = None) -> Tensor:
+        """gradient / |gradient|_2."""
+        return unit(gradient)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Uniform on the ball (a Gaussian direction, radius times u^(1/d)), then projected: the faces of a box get extra mass."""
+        direction = unit(torch.empty_like(self.center).normal_(generator=generator))
+        share = torch.rand(self.radii.shape, generator=generator, dtype=self.center.dtype, device=self.center.device)
+        length = self.radii * share.pow_(1 / max(1, self._origin.shape[1]))
+        return self.project(self.center + per_example(length, self.center) * direction)
+
+    def corner(self, generator: torch.Generator | None = None) -> Tensor:
+        """center + radius * s / sqrt(d), s of random signs, then projected."""
+        length = self.radii / math.sqrt(max(1, self._origin.shape[1]))
+        return self.project(self.center + per_example(length, self.center) * self._signs(generator))
+
+    def _projected(self, lengths: Tensor, room: Tensor) -> Tensor:
+        return self._steepest_sizes(lengths, room)
+
+    def _steepest_sizes(self, slopes: Tensor, room: Tensor) -> Tensor:
+        return unit(slopes).mul_(self._inner) if self.lo is None else l2_sizes(slopes, room, self._inner)
+
+    def _left(self, sizes: Tensor) -> Tensor:
+        squared = self._limit.square() - sizes.square().sum(1, keepdim=True)
+        spent = squared <= 4 * torch.finfo(self.center.dtype).eps * self._limit.square()
+        return squared.masked_fill_(spent, 0.0).sqrt_()
+
+
+class L1(_Radial):
+    """Sum of |v - center| <= radius."""
+
+    def norm(self, offset: Tensor) -> Tensor:
+        """Sum of absolute coordinates, [N]."""
+        length: Tensor = torch.linalg.vector_norm(rows(offset), 1, dim=1)
+        return length
+
+    def steepest(self, gradient: Tensor, at: Tensor | None = None) -> Tensor:
+        """The sign of the coordinate of largest |gradient|, the first one among equals.
+
+        With `at` and a box, only coordinates that can still move inside the box count: otherwise the step would push for ever on a
+        pixel that is already black or white, and the projection would return the same point.
+        """
+        score = gradient.abs()
+        if at is not None and self.lo is not None and self.hi is not None:
+            score.mul_(torch.where(gradient > 0, at < self.hi, at > self.lo))
+        score = rows(score)
+        index = score.argmax(1, keepdim=True)
+        sign = torch.where(score.gather(1, index) > 0, rows(gradient).gather(1, index).sign(), 0.0)
+        return torch.zeros_like(score).scatter_(1, index, sign).view_as(gradient)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Uniform on the ball (d of d + 1 exponentials divided by their sum, random signs), then projected: box faces get extra mass."""
+        shape = (self._origin.shape[0], self._origin.shape[1] + 1)
+        draws = torch.empty(shape, dtype=self.center.dtype, device=self.center.device).exponential_(generator=generator)
+        share = (draws / draws.sum(1, keepdim=True))[:, :-1].view_as(self.center)
+        return self.project(self.center + per_example(self.radii, self.center) * share * self._signs(generator))
+
+    def corner(self, generator: torch.Generator | None = None) -> Tensor:
+        """center + radius or center - radius in one random coordinate, then projected."""
+        index = rows(self._uniform(generator)).argmax(1, keepdim=True)
+        move = torch.zeros_like(rows(self.center)).scatter_(1, index, rows(self._signs(generator)).gather(1, index))
+        return self.project(self.center + per_example(self.radii, self.center) * move.view_as(self.center))
+
+    def _projected(self, lengths: Tensor, room: Tensor) -> Tensor:
+        return l1_sizes(lengths, room, self._inner)
+
+    def _steepest_sizes(self, slopes: Tensor, room: Tensor) -> Tensor:
+        return l1_fill(slopes, room, self._inner)
+
+    def _left(self, sizes: Tensor) -> Tensor:
+        left = self._limit - sizes.sum(1, keepdim=True)
+        return left.masked_fill_(left <= 4 * torch.finfo(self.center.dtype).eps * self._limit, 0.0)
+
+
+SETS_TORCH: dict[str, type[InputSet]] = {"linf": Linf, "l2": L2, "l1": L1}
+
+
+def register_set(name: str, cls: type[InputSet], row: SetRow | None = None) -> None:
+    """Makes `name(center, radius)` a set of inputs. `row` describes a name that lang.specs does not know yet.
+
+    Raises UserError if the name is taken, unknown without a row, or not that of the row, and if `cls` is no InputSet.
+    """
+    if name in SETS_TORCH:
+        raise UserError(f"the set {name} exists already", where="register_set", fix="choose another name")
+    if not issubclass(cls, InputSet):
+        raise UserError(f"{cls.__name__} is no InputSet", where="register_set", fix="derive it from lossdsl.solve.InputSet")
+    if row is not None and row.name != name:
+        raise UserError(f"the row describes {row.name}, not {name}", where="register_set", fix=f"name the row {name}")
+    if row is None and name not in SETS:
+        fix = "pass row = SetRow(...); " + did_you_mean(name, SETS)
+        raise UserError(f"the language has no set {name}", where="register_set", fix=fix)
+    if row is not None:
+        SETS[name] = row
+    SETS_TORCH[name] = cls
+
+
+def _checked_radius(radius: float | Tensor, center: Tensor) -> float | Tensor:
+    """A float, or a tensor [N] in the precision of the center."""
+    if not isinstance(radius, Tensor):
+        if not 0 <= radius < math.inf:
+            raise UserError(f"the radius of a set is {radius}", fix="a radius is a finite number, at least 0")
+        return float(radius)
+    radius = radius.detach().to(center)
+    if radius.dim() > 1 or (radius.dim() == 1 and radius.shape[0] not in (1, center.shape[0])):
+        raise UserError(f"radii of shape {tuple(radius.shape)} for {center.shape[0]} examples", fix="give one number, or one per example")
+    radius = radius.expand(center.shape[0])
+    wrong = ~((radius >= 0) & radius.isfinite())
+    if bool(wrong.any()):
+        first = int(wrong.nonzero()[0])
+        raise UserError(f"the radius of example {first} is {float(radius[first])}", fix="a radius is a finite number, at least 0")
+    return radius
+
+
+def _checked_domain(domain: Domain | None, center: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Both ends in the precision of the center, broadcastable to its shape."""
+    if domain is None:
+        return None, None
+    lo, hi = (torch.as_tensor(end, dtype=center.dtype, device=center.device) for end in (domain.lo, domain.hi))
+    try:
+        lo.expand_as(center), hi.expand_as(center)
+    except RuntimeError as error:
+        problem = f"a domain of shapes {tuple(lo.shape)} and {tuple(hi.shape)} does not fit inputs of shape {tuple(center.shape[1:])}"
+        raise UserError(problem, fix="give one range, or one per channel as [C, 1, 1]") from error
+    return lo, hi
