@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lossdsl.check import build
-from lossdsl.check.scope import Scope, Value, is_error
+from lossdsl.check.scope import LevelName, Scope, Value, is_error
 from lossdsl.check.typed import Axis, Domain, Typed, show
 from lossdsl.diagnostics import did_you_mean
 from lossdsl.lang.ops import BINDERS, NOT_YET, OPERATIONS
@@ -43,12 +43,12 @@ def infer_binder(self: Inference, e: t.Binder, scope: Scope, at: Context) -> Typ
     low, high = (0.0, 1.0) if e.func == "softmax" else (body.low, body.high) if e.func in ("max", "min", "mean", "sort") else (-build.inf, build.inf)
     if e.func == "sum" and body.low >= 0:
         low = 0.0
-    outer = build.depends(body, *([domain.expr] if domain.expr is not None else []))
+    outer = build.depends(body, *([domain.expr] if domain.expr is not None else [])) - {f"@{axis.depth}"}
     return Typed("reduce", (body,), kind, e.span, (e.func,), axis=axis, depends=outer, low=low, high=high, family=domain if kind is Kind.CLASS else None)
 
 
 def bound(axis: Axis, span: Span) -> Typed:
-    depends = axis.domain.expr.depends if axis.domain.expr is not None else frozenset()
+    depends = (axis.domain.expr.depends if axis.domain.expr is not None else frozenset()) | {f"@{axis.depth}"}
     return Typed("bound", (), Kind.CLASS, span, axis=axis, depends=depends, family=axis.domain)
 
 
@@ -67,7 +67,8 @@ def infer_domain(self: Inference, header: t.Header, scope: Scope, at: Context) -
         if out.kind not in CLASSES:
             self.report.error("E034", f"j != e leaves out a class, and this is {DESCRIPTION[out.kind]}", header.domain.span, "write for example j != y")
             return None
-        return Domain("not", f"j != {show(out)}", out)
+        text = show(out)
+        return Domain("not", f"j != {text}" + (f" #{id(out)}" if text.endswith("...") else ""), out)
     if not (isinstance(header.domain, t.Call) and header.domain.func == t.Name("top")):
         span = header.domain.span if header.domain is not None else header.span
         self.report.error("E034", "a header runs over classes or whole numbers", span, "write j, j != y, k in 0..m-1 or j in top(9, i != y: f(x)[i])")
@@ -140,6 +141,10 @@ def pick(self: Inference, family: Typed, e: t.Index, scope: Scope, at: Context) 
     assert family.family is not None
     if index.kind not in CLASSES:
         return self.report.error("E025", f"{name} is indexed by a class, and this is {DESCRIPTION[index.kind]}", e.index.span, f"write {name}[j] inside a binder over {family.family.text}")
+    binding = scope.get(name)
+    own = binding.own if isinstance(binding, LevelName) else None
+    if own is not None and index.axis != own:
+        return self.report.error("E025", f"inside its own level {name} is one point, that of the level's own class", e.index.span, f"write {name}[j] with the j of the level's header")
     if index.family is None or index.family != family.family:
         known = f"over {index.family.text}" if index.family else "any class"
         return self.report.error("E025", f"{name} exists for [{family.family.text}] and this class is {known}", e.index.span, f"use a binder or an argmax over {family.family.text}")

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable
 from math import inf, isfinite, isnan
 
-from lossdsl.check.typed import Typed, show
+from lossdsl.check.typed import Typed, same
 from lossdsl.lang.types import OVER_CLASSES, SCALARS, Kind
 from lossdsl.source import NOWHERE, Span
 
@@ -141,4 +141,4 @@ def _complement(one_minus: Typed, weight: Typed) -> bool:
     """Is the first 1 minus the second?"""
     if one_minus.value is not None and weight.value is not None:
         return abs(one_minus.value + weight.value - 1) < 1e-12
-    return one_minus.op == "sub" and one_minus.args[0].value == 1 and show(one_minus.args[1]) == show(weight)
+    return one_minus.op == "sub" and one_minus.args[0].value == 1 and same(one_minus.args[1], weight)

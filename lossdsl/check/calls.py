@@ -204,8 +204,16 @@ def _operation_node(self: Inference, row: Operation, e: t.Call, args: list[Typed
         if is_error(condition):
             return condition
         args = [*args, condition]
-    low, high = (args[0].low, args[0].high) if row.name == "batch_mean" else (row.low, row.high)
-    return Typed(row.name, tuple(args), kind, e.span, depends=build.depends(*args), low=low, high=high)
+    depends = build.depends(*args)
+    low, high = row.low, row.high
+    if row.name in ("batch_mean", "batch_sum"):
+        if any(name.startswith("@") for name in depends):
+            return self.report.error("E013", f"{row.name} cannot stand inside a binder over classes", e.span, "take the batch mean outside: batch_mean(max(j != y: e))")
+        depends |= {"batch"}
+        low, high = (args[0].low, args[0].high) if row.name == "batch_mean" else (min(0.0, args[0].low), max(0.0, args[0].high))
+        low, high = (min(low, 0.0), max(high, 0.0)) if condition is not None else (low, high)
+        low, high = (low, high) if row.name == "batch_mean" else (low and -build.inf, high and build.inf)
+    return Typed(row.name, tuple(args), kind, e.span, depends=depends, low=low, high=high)
 
 
 def _condition(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed | None:

@@ -63,13 +63,15 @@ def _objective(self: Checker, node: t.Level, axis: Axis | None, steps: int | Non
     if axis is None or node.index is None:
         scope = scope.declare(node.var, LevelName(node.var, steps, None, node.span))
     else:
-        scope = scope.declare(node.var, LevelName(node.var, steps, axis.domain, node.span, axis))
+        scope = scope.declare(node.var, LevelName(node.var, steps, axis.domain, node.span, own=axis))
         scope = scope.declare(node.index.var, Value(binders.bound(axis, node.index.span), node.index.span, "binder"))
     iterates = [part for part in t.walk(node.objective) if isinstance(part, t.Iterate)]
     own = [part for part in iterates if any(isinstance(n, t.Name) and n.id == node.var for n in t.walk(part.base))]
     if own:
         return self.report.error("E017", f"{node.var} has no iterates inside its own objective", own[0].span, "use iterates in later levels or in the upper level")
     objective = self.inference.scalar(node.objective, scope, self.at, "the objective of a level")
+    if "batch" in objective.depends:
+        return self.report.error("E021", "the objective of an input level speaks of one example at a time", node.objective.span, "leave out batch_mean and batch_sum: each example is attacked on its own")
     return objective
 
 

@@ -76,19 +76,21 @@ class Checker:
         if len(set(node.args)) != len(node.args):
             self.report.error("E011", f"{node.name} has two arguments of one name", node.span)
             return
-        scope = self.scope
-        self._try_def(node, scope)
+        scope = self._try_def(node, self.scope)
         self.declare(node.name, Function(node, scope.declare(node.name, Later("recursion"))), node.span, "def")
 
-    def _try_def(self, node: t.Def, scope: Scope) -> None:
-        """Names inside a def's body that exist nowhere are found even if the def is never used."""
+    def _try_def(self, node: t.Def, scope: Scope) -> Scope:
+        """Names inside a def's body that exist nowhere are found even if the def is never used, and reported once."""
         known = {*scope.names, *node.args, *BUILT_IN, *FUNCTIONS, "inf"}
         bound = {b.header.var for b in t.walk(node.value) if isinstance(b, t.Binder)}
         for part in t.walk(node.value):
             if isinstance(part, t.Name) and part.id == node.name:
                 self.report.error("E026", f"{node.name} calls itself", part.span, "defs are not recursive")
+                scope = scope.declare(part.id, Later("recursion"))
             elif isinstance(part, t.Name) and part.id not in known | bound and part.id not in ("D", "top"):
                 self.report.unknown(part.id, scope, part.span, self.later)
+                scope = scope.declare(part.id, Later("an unknown name"))
+        return scope
 
     # --- one method per statement ---
 
@@ -142,8 +144,7 @@ class Checker:
         if level is not None:
             self.levels.append(level)
         if node.run is None:
-            axis = level.axis if level else None
-            self.declare(node.var, LevelName(node.var, steps, domain, node.span, axis), node.span, "lower variable")
+            self.declare(node.var, LevelName(node.var, steps, domain, node.span), node.span, "lower variable")
 
     def _upper(self, node: t.Upper) -> None:
         if self.words.get("upper"):

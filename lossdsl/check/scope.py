@@ -34,7 +34,8 @@ class LevelName:
     steps: int | None
     domain: Domain | None
     span: Span
-    axis: Axis | None = None
+    own: Axis | None = None
+    """Inside the level's own objective: the only class its variable can be taken at."""
 
 
 @dataclass(frozen=True)

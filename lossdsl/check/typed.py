@@ -47,7 +47,7 @@ class Typed:
     value: float | int | None = None
     axis: Axis | None = None
     depends: frozenset[str] = frozenset()
-    """"theta", "random", and the names of lower variables."""
+    """"theta", "random", "batch" (other examples), the names of lower variables, and "@n" for the class of the n-th open binder."""
     low: float = -inf
     high: float = inf
     family: Domain | None = None
@@ -140,14 +140,27 @@ _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "^", "lt": "<",
 _TIGHT = {"or": 1, "and": 2, "lt": 4, "le": 4, "gt": 4, "ge": 4, "eq": 4, "ne": 4, "add": 5, "sub": 5, "mul": 6, "div": 6, "neg": 7, "pow": 8}
 
 
+SHOWN = 240
+"""Longest text of an expression; lets that use lets double it at every step."""
+
+
 def show(e: Typed) -> str:
-    """The expression as text, the same each time, with lets and defs written out."""
+    """The expression as text, the same each time, with lets and defs written out; cut with ... when it grows too long."""
     return _show(e, 0)
+
+
+def same(a: Typed, b: Typed) -> bool:
+    """Do two expressions certainly say the same? Long ones only if they are one object."""
+    return a is b or (show(a) == show(b) and not show(a).endswith("..."))
 
 
 def _show(e: Typed, outer: int) -> str:
     rank = _TIGHT.get(e.op, 9)
-    text = _text(e, rank)
+    text = e.__dict__.get("_shown")
+    if text is None:
+        text = _text(e, rank)
+        text = text if len(text) <= SHOWN else text[: SHOWN - 3].rstrip(".") + "..."
+        object.__setattr__(e, "_shown", text)
     return f"({text})" if rank < outer else text
 
 

@@ -20,7 +20,9 @@ def augment(x: Tensor, kind: str, random: torch.Generator) -> Tensor:
     if kind == "none":
         return x
     if x.ndim != 4:
-        raise UserError(f"augmentation works on images, the data has shape {list(x.shape[1:])}", where="train augment", fix="use augment = none")
+        raise UserError(
+            f"augmentation works on images, the data has shape {list(x.shape[1:])}", where="train augment", fix="use augment = none"
+        )
     x = _crop(x, random)
     if kind == "crop":
         return x

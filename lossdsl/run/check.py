@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -59,7 +57,9 @@ def as_bound(bound: Bound, x: Tensor) -> Tensor:
     if value.ndim == 0:
         return value
     if len(value) != x.shape[1]:
-        raise UserError(f"the recipe's domain has {len(value)} channels, the data {x.shape[1]}", where="input x", fix="give one range per channel")
+        raise UserError(
+            f"the recipe's domain has {len(value)} channels, the data {x.shape[1]}", where="input x", fix="give one range per channel"
+        )
     return value.reshape(-1, *(1,) * (x.ndim - 2))
 
 
@@ -74,12 +74,18 @@ def check_model(model: nn.Module, split: Split, num_classes: int, name: str, dev
         try:
             z = model(x)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise UserError(f"the model fails on inputs of shape {list(x.shape)}: {error}", where=name, fix="use a model made for this data") from error
+            raise UserError(
+                f"the model fails on inputs of shape {list(x.shape)}: {error}", where=name, fix="use a model made for this data"
+            ) from error
     if not isinstance(z, Tensor):
         raise UserError(f"the model returned {type(z).__name__}, not a tensor", where=name, fix="return the logits alone, [N, K]")
     if tuple(z.shape) != (len(x), num_classes):
         fix = f"give the model {num_classes} outputs per example"
-        raise UserError(f"the model's output has shape {list(z.shape)}, [{len(x)}, {num_classes}] was expected (the data has {num_classes} classes)", where=name, fix=fix)
+        raise UserError(
+            f"the model's output has shape {list(z.shape)}, [{len(x)}, {num_classes}] was expected (the data has {num_classes} classes)",
+            where=name,
+            fix=fix,
+        )
     if not torch.isfinite(z).all():
         raise UserError("the model's output on the first examples holds NaN or infinity", where=name, fix="check its initial weights")
     if num_classes > 1 and bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < 1e-3).all()):
@@ -88,8 +94,3 @@ def check_model(model: nn.Module, split: Split, num_classes: int, name: str, dev
             where=name,
             fix="remove the softmax and return logits",
         )
-
-
-def check_terms(values: Mapping[str, float]) -> list[str]:
-    """Names of the values that are not finite."""
-    return [name for name, value in values.items() if not torch.isfinite(torch.tensor(value))]

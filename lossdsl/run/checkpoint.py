@@ -43,7 +43,11 @@ def pack(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     for part, tensors in parts.items():
         for name, value in tensors.items():
             if not isinstance(value, Tensor):
-                raise UserError(f"the state {name!r} of the {part} is a {type(value).__name__}: checkpoints hold tensors only", where="checkpoint", fix="keep it in a buffer")
+                raise UserError(
+                    f"the state {name!r} of the {part} is a {type(value).__name__}: checkpoints hold tensors only",
+                    where="checkpoint",
+                    fix="keep it in a buffer",
+                )
             packed[f"{part}/{name}"] = value
     return packed
 
@@ -71,7 +75,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if header.get("format") != FORMAT:
         raise UserError("is a safetensors file, but not a checkpoint of lossdsl", where=str(path), fix=_remedy(path))
     if header.get("version") != str(VERSION):
-        raise UserError(f"has format version {header.get('version')}, this lossdsl reads version {VERSION}", where=str(path), fix="use the version of lossdsl that wrote it")
+        raise UserError(
+            f"has format version {header.get('version')}, this lossdsl reads version {VERSION}",
+            where=str(path),
+            fix="use the version of lossdsl that wrote it",
+        )
     text = header.get("state", "")
     if header.get("checksum") != _checksum(tensors, text):
         raise UserError("is damaged: its checksum does not fit its content", where=str(path), fix=_remedy(path))

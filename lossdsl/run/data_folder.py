@@ -14,8 +14,15 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from lossdsl.diagnostics import UserError
-from lossdsl.run.data import STATISTICS_SAMPLE, DataRequest, DataSet, channel_statistics, dataset, from_one_split
-from lossdsl.run.examples import Examples, whole
+from lossdsl.run.data import (
+    STATISTICS_SAMPLE,
+    DataRequest,
+    DataSet,
+    channel_statistics,
+    dataset,
+    from_one_split,
+)
+from lossdsl.run.examples import Examples, chunks, whole
 
 DECODE_AHEAD = 64
 TEST_SHARE = 0.2
@@ -88,7 +95,9 @@ def _open(path: Path, request: DataRequest) -> FolderExamples:
         folder = ImageFolder(str(path), transform=v2.Compose([*resize, v2.PILToTensor()]))
     except OSError as error:
         raise UserError(
-            f"is not a folder with one folder of images per class ({error})", where=str(path), fix="lay images out as PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg, or PATH/CLASS/*.jpg"
+            f"is not a folder with one folder of images per class ({error})",
+            where=str(path),
+            fix="lay images out as PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg, or PATH/CLASS/*.jpg",
         ) from error
     return FolderExamples(folder, path, request.workers)
 
@@ -97,28 +106,37 @@ def _statistics(data: DataSet, examples: FolderExamples) -> DataSet:
     """Mean and deviation of evenly spaced training images, at most STATISTICS_SAMPLE of them."""
     positions = data.train.positions
     sample = positions[:: max(1, len(positions) // STATISTICS_SAMPLE)][:STATISTICS_SAMPLE]
-    images = torch.cat(list(examples.images(sample.split(DECODE_AHEAD))))
+    images = torch.cat(list(examples.images(chunks(sample, DECODE_AHEAD))))
     mean, std = channel_statistics(images)
     return replace(data, mean=mean, std=std)
 
 
-@dataset("imagefolder", "imagefolder:PATH, images as PATH/train/CLASS/* and PATH/test/CLASS/* (or val), or PATH/CLASS/* with a split of our own")
+@dataset(
+    "imagefolder", "imagefolder:PATH, images as PATH/train/CLASS/* and PATH/test/CLASS/* (or val), or PATH/CLASS/* with a split of our own"
+)
 def imagefolder(request: DataRequest) -> DataSet:
-    path = Path(request.name.partition(":")[2])
+    path = Path(request.name.partition(":")[2]).resolve()
+    name = f"imagefolder:{path}"
     if not path.is_dir():
         raise UserError("there is no such folder", where=str(path), fix="give the path of an image folder: --data imagefolder:PATH")
     if not (path / "train").is_dir():
         examples = _open(path, request)
         note = f"image folder without a test part: {TEST_SHARE:.0%} of each class held out"
-        return _statistics(from_one_split(request.name, examples, tuple(examples.folder.classes), TEST_SHARE, note), examples)
+        return _statistics(from_one_split(name, examples, tuple(examples.folder.classes), TEST_SHARE, note), examples)
     held_out = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
     if held_out is None:
-        raise UserError("has a folder train, but no folder test or val", where=str(path), fix="add PATH/test/CLASS/*, or give the path of train itself to have it split")
+        raise UserError(
+            "has a folder train, but no folder test or val",
+            where=str(path),
+            fix="add PATH/test/CLASS/*, or give the path of train itself to have it split",
+        )
     train, test = _open(path / "train", request), _open(held_out, request)
     if train.folder.classes != test.folder.classes:
         odd = sorted(set(train.folder.classes) ^ set(test.folder.classes))
-        raise UserError(f"training and test folders have different classes: {', '.join(odd)}", where=str(path), fix="give both the same class folders")
+        raise UserError(
+            f"training and test folders have different classes: {', '.join(odd)}", where=str(path), fix="give both the same class folders"
+        )
     if train.shape != test.shape:
         raise UserError(f"training images are {train.shape}, test images {test.shape}", where=str(path), fix="give --image-size N")
-    data = DataSet(request.name, whole(train), whole(test), tuple(train.folder.classes), (0.0,) * 3, (1.0,) * 3, "image folder")
+    data = DataSet(name, whole(train), whole(test), tuple(train.folder.classes), (0.0,) * 3, (1.0,) * 3, "image folder")
     return _statistics(data, train)

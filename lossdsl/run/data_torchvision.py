@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from torch import Tensor
 from lossdsl.diagnostics import UserError
 from lossdsl.run.data import DataRequest, DataSet, dataset, from_tensors
 
-MNIST_STEMS = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"), "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}
+MNIST_STEMS = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
 T10K_TRAIN = 8000
 DIGITS = tuple(str(k) for k in range(10))
 
@@ -77,7 +81,7 @@ def _read_idx(path: Path, images: bool) -> Tensor:
     """One idx file by torchvision's reader, which wants it uncompressed. Raises UserError that names the file."""
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
-    read = read_image_file if images else read_label_file
+    read: Callable[[str], Tensor] = read_image_file if images else read_label_file
     try:
         if path.suffix != ".gz":
             return read(str(path))
@@ -87,13 +91,17 @@ def _read_idx(path: Path, images: bool) -> Tensor:
                 shutil.copyfileobj(source, target)
             return read(str(plain))
     except (OSError, EOFError, AssertionError, ValueError, TypeError, RuntimeError, LookupError) as error:
-        raise UserError(f"is not a readable idx file ({error})", where=str(path), fix="fetch the file again: it is damaged or another kind") from error
+        raise UserError(
+            f"is not a readable idx file ({error})", where=str(path), fix="fetch the file again: it is damaged or another kind"
+        ) from error
 
 
 def _read_part(paths: tuple[Path, Path]) -> tuple[Tensor, Tensor]:
     images, labels = _read_idx(paths[0], True), _read_idx(paths[1], False)
     if len(images) != len(labels):
-        raise UserError(f"{len(labels)} labels for {len(images)} images", where=str(paths[1]), fix="fetch both files again: they do not belong together")
+        raise UserError(
+            f"{len(labels)} labels for {len(images)} images", where=str(paths[1]), fix="fetch both files again: they do not belong together"
+        )
     return images.unsqueeze(1), labels
 
 
@@ -104,14 +112,18 @@ def mnist(request: DataRequest) -> DataSet:
         return from_tensors("mnist", _read_part(train), _read_part(test), DIGITS)
     if test:
         raise UserError(
-            "only the test part of MNIST (t10k) is here; the training files train-images-idx3-ubyte and train-labels-idx1-ubyte are missing",
+            "only the test part of MNIST (t10k) is here; " + " and ".join(MNIST_STEMS["train"]) + " are missing",
             where=str(request.root),
             fix="add them, or use --data mnist-t10k, which splits the 10,000 test images 8,000/2,000",
         )
     _fetch("MNIST", request, train=True)
     train, test = (_find_part(request.root, part) for part in ("train", "test"))
     if not (train and test):
-        raise UserError("torchvision reported a download, but the idx files are not there", where=str(request.root), fix="delete the folder MNIST and try again")
+        raise UserError(
+            "torchvision reported a download, but the idx files are not there",
+            where=str(request.root),
+            fix="delete the folder MNIST and try again",
+        )
     return from_tensors("mnist", _read_part(train), _read_part(test), DIGITS)
 
 
@@ -120,9 +132,13 @@ def mnist_t10k(request: DataRequest) -> DataSet:
     paths = _find_part(request.root, "test")
     if paths is None:
         names = " and ".join(MNIST_STEMS["test"])
-        raise UserError(f"{names} (plain or .gz) are not here", where=str(request.root), fix="name the directory that has them with --data-root")
+        raise UserError(
+            f"{names} (plain or .gz) are not here", where=str(request.root), fix="name the directory that has them with --data-root"
+        )
     images, labels = _read_part(paths)
     if len(images) <= T10K_TRAIN:
         raise UserError(f"{len(images)} images, 10,000 were expected", where=str(paths[0]), fix="fetch the file again")
     note = f"MNIST's test images only: the first {T10K_TRAIN:,} to train, the last {len(images) - T10K_TRAIN:,} to test"
-    return from_tensors("mnist-t10k", (images[:T10K_TRAIN], labels[:T10K_TRAIN]), (images[T10K_TRAIN:], labels[T10K_TRAIN:]), DIGITS, note=note)
+    return from_tensors(
+        "mnist-t10k", (images[:T10K_TRAIN], labels[:T10K_TRAIN]), (images[T10K_TRAIN:], labels[T10K_TRAIN:]), DIGITS, note=note
+    )

@@ -6,7 +6,6 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +17,8 @@ SPLIT_SEED = 0
 """Splits do not depend on the run's seed, so that runs with different seeds hold out the same examples."""
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """`x` float32 [N, *shape] in the data set's own units, `y` int64 [N], `index` int64 [N]: places in the split."""
 
     x: Tensor
@@ -96,7 +96,13 @@ class Split:
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """All examples once, in order, in batches of at most `size`."""
-        return self.batches(torch.arange(len(self)).split(size))
+        return self.batches(chunks(torch.arange(len(self)), size))
+
+
+def chunks(order: Tensor, size: int) -> tuple[Tensor, ...]:
+    """An order cut into batches; the last one may be smaller."""
+    parts: tuple[Tensor, ...] = torch.split(order, size)
+    return parts
 
 
 def whole(examples: Examples) -> Split:

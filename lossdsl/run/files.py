@@ -15,7 +15,10 @@ from lossdsl.diagnostics import UserError
 _REASONS = {
     errno.ENOSPC: ("the disk is full", "free some space, then run the same command with --resume"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, then run the same command with --resume"),
-    errno.EFBIG: ("the file is larger than the system allows", "raise the file-size limit (ulimit -f), then run the same command with --resume"),
+    errno.EFBIG: (
+        "the file is larger than the system allows",
+        "raise the file-size limit (ulimit -f), then run the same command with --resume",
+    ),
     errno.EROFS: ("the file system is read-only", "choose another --out"),
     errno.EACCES: ("no permission to write here", "choose another --out, or change the directory's permissions"),
     errno.EPERM: ("no permission to write here", "choose another --out, or change the directory's permissions"),
@@ -76,7 +79,9 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"there is no {what} here", where=str(path), fix="name a directory that lossdsl train has written") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"is not a readable {what} ({error})", where=str(path), fix="restore the file from a copy, or train into another directory") from error
+        raise UserError(
+            f"is not a readable {what} ({error})", where=str(path), fix="restore the file from a copy, or train into another directory"
+        ) from error
     if not isinstance(value, dict):
         raise UserError(f"is not a {what}: a JSON object was expected", where=str(path), fix="restore the file from a copy")
     return value
@@ -104,7 +109,9 @@ def run_directory(path: Path) -> Iterator[Path]:
         lock = FileLock(lock_path)
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise UserError("another process is training into this directory", where=str(path), fix="wait for it, or choose another --out") from error
+        raise UserError(
+            "another process is training into this directory", where=str(path), fix="wait for it, or choose another --out"
+        ) from error
     except OSError as error:
         raise write_error(path, error) from error
     try:

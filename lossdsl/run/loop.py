@@ -14,12 +14,12 @@ from torch import Tensor
 from lossdsl.diagnostics import UserError
 from lossdsl.run import metrics
 from lossdsl.run.augment import augment
-from lossdsl.run.examples import Batch
+from lossdsl.run.examples import Batch, chunks
 from lossdsl.run.measure import Interrupted, Measurement, measure
 from lossdsl.run.progress import Reporter
 from lossdsl.run.protocols import Loss
 from lossdsl.run.rng import derive, generator, seeded
-from lossdsl.run.session import LAST, Session
+from lossdsl.run.session import LAST, Place, Session
 
 METRICS = "metrics.jsonl"
 
@@ -43,14 +43,14 @@ def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
 
 def _train_epoch(session: Session, reporter: Reporter, stop: Callable[[], bool]) -> None:
     place, options = session.place, session.recipe.train
-    order = epoch_order(session.seed, place.epoch, len(session.train)).split(options.batch)
+    order = chunks(epoch_order(session.seed, place.epoch, len(session.train)), options.batch)
     for batch in session.train.batches(order[place.batch :]):
         if stop():
             raise Interrupted
         place.add(update(session, batch), len(batch.y))
         place.batch += 1
         place.updates += 1
-        reporter.update(f"epoch {place.epoch}/{options.epochs}", {n.removeprefix("terms."): v for n, v in place.means().items() if v is not None and "logs." not in n})
+        reporter.update(f"epoch {place.epoch}/{options.epochs}", _shown(place))
         session.save_if_due()
 
 
@@ -73,6 +73,7 @@ def update(session: Session, batch: Batch) -> dict[str, float]:
         raise _diverged(session, ["the gradient (the loss itself is finite)"])
     if options.clip is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, options.clip, torch.tensor(norm, device=session.device))
+    session.place.rate = session.optimizer.param_groups[0]["lr"]
     session.optimizer.step()
     session.schedule.step()
     session.step.after_update()
@@ -97,7 +98,7 @@ def _diverged(session: Session, names: list[str]) -> UserError:
     return UserError(
         f"not a finite number: {', '.join(names)}",
         where=f"epoch {place.epoch}, batch {place.batch + 1} of {session.per_epoch}",
-        fix=f"lower the learning rate, clip the gradient or look at the data; the last good checkpoint is {last}, and nothing was written after it",
+        fix=f"lower the learning rate, clip the gradient or look at the data; the last good checkpoint is {last}",
     )
 
 
@@ -125,7 +126,7 @@ def _close_epoch(session: Session, found: Measurement) -> dict[str, Any]:
     record = {
         "epoch": place.epoch,
         "updates": place.updates,
-        "lr": session.optimizer.param_groups[0]["lr"],
+        "lr": place.rate,
         "loss": means.get("loss"),
         "gradient_norm": means.get("gradient_norm"),
         "terms": _below(means, "terms."),
@@ -139,6 +140,11 @@ def _close_epoch(session: Session, found: Measurement) -> dict[str, Any]:
     place.epoch, place.batch, place.sums = place.epoch + 1, 0, {}
     session.save_last()
     return record
+
+
+def _shown(place: Place) -> dict[str, float]:
+    """Running means of the loss and its terms."""
+    return {n.removeprefix("terms."): v for n, v in place.means().items() if v is not None and (n == "loss" or n.startswith("terms."))}
 
 
 def _below(values: dict[str, float | None], prefix: str) -> dict[str, float | None]:

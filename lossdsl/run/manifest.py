@@ -48,7 +48,9 @@ def differences(there: Mapping[str, Any], asked: Mapping[str, Any], prefix: str 
     return found
 
 
-def build(recipe: Recipe, data: DataSet, model: nn.Module, device: torch.device, identity: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+def build(
+    recipe: Recipe, data: DataSet, model: nn.Module, device: torch.device, identity: Mapping[str, Any], sizes: Mapping[str, int]
+) -> dict[str, Any]:
     """The whole manifest. `sizes`: number of examples per split."""
     return {
         "format": FORMAT,
@@ -64,7 +66,14 @@ def build(recipe: Recipe, data: DataSet, model: nn.Module, device: torch.device,
             "text": recipe.text,
             "resolved": recipe.explain(),
         },
-        "data": {"classes": list(data.classes), "shape": list(data.shape), "mean": data.mean, "std": data.std, "note": data.note, "examples": dict(sizes)},
+        "data": {
+            "classes": list(data.classes),
+            "shape": list(data.shape),
+            "mean": data.mean,
+            "std": data.std,
+            "note": data.note,
+            "examples": dict(sizes),
+        },
         "model": {"parameters": sum(parameter.numel() for parameter in model.parameters())},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "hardware": hardware(device),

@@ -81,7 +81,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Which examples are classified correctly [N]; logits that are not finite count as wrong."""
-    z = model(x)
+    z: Tensor = model(x)
     return (z.argmax(1) == y) & torch.isfinite(z).all(1)
 
 
@@ -156,7 +156,9 @@ def _worst(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, clean: Tensor
     return alive, runs
 
 
-def _every(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, clean: Tensor, random: torch.Generator) -> tuple[dict[str, Tensor], list[Tensor | None]]:
+def _every(
+    model: nn.Module, attack: Attack, x: Tensor, y: Tensor, clean: Tensor, random: torch.Generator
+) -> tuple[dict[str, Tensor], list[Tensor | None]]:
     survives, objectives = {}, []
     found = attack.run(x, y, generator=random)
     for row in attack.settings:
@@ -176,7 +178,9 @@ def _best_loss(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, clean: Te
     known = [objective for objective in objectives if objective is not None]
     if len(known) != len(objectives):
         raise UserError("count best_loss needs an objective from every run", where=f"attack {attack.name}", fix="use count worst")
-    stacked = torch.stack([objective.detach() for objective in known]).flip(0)  # argmax takes the first of equals, which is now the later run
+    stacked = torch.stack([objective.detach() for objective in known]).flip(
+        0
+    )  # argmax takes the first of equals, which is now the later run
     chosen = len(known) - 1 - stacked.argmax(0)
     robust = torch.stack(list(survives.values())).gather(0, chosen.unsqueeze(0)).squeeze(0)
     return robust, survives
@@ -193,4 +197,6 @@ def check_in_set(attack: str, row: Mapping[str, Any], x: Tensor, points: Tensor)
     difference = (points - x).flatten(1)
     size = difference.abs().amax(1) if norm == "linf" else difference.norm(dim=1)
     if bool((size > radius * (1 + 1e-4) + 1e-6).any()):
-        raise RuntimeError(f"attack {attack}, run {row['name']}: a point is {float(size.max()):g} away in {norm}, outside the radius {radius:g}")
+        raise RuntimeError(
+            f"attack {attack}, run {row['name']}: a point is {float(size.max()):g} away in {norm}, outside the radius {radius:g}"
+        )

@@ -34,7 +34,9 @@ def read(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
             record["epoch"] += 0
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"line {number} is not an epoch's record ({error})", where=str(path), fix="restore the file from a copy, or delete the line") from error
+            raise UserError(
+                f"line {number} is not an epoch's record ({error})", where=str(path), fix="restore the file from a copy, or delete the line"
+            ) from error
         records.append(record)
     return records
 

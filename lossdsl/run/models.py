@@ -26,7 +26,11 @@ class ModelInput:
 
     def require_images(self) -> None:
         if len(self.shape) != 3:
-            raise UserError(f"this model takes images, the data has shape {self.shape}", where="--model", fix="use --model module:factory with a model of your own")
+            raise UserError(
+                f"this model takes images, the data has shape {self.shape}",
+                where="--model",
+                fix="use --model module:factory with a model of your own",
+            )
 
     @property
     def channels(self) -> int:
@@ -81,7 +85,9 @@ def build_model(name: str, wanted: ModelInput, mean: tuple[float, ...], std: tup
     if ":" in name:
         return user_model(name, wanted)
     if name not in MODELS:
-        raise UserError(f"there is no model {name!r}", where="--model", fix=did_you_mean(name, MODELS) + "; or module:factory for a model of your own")
+        raise UserError(
+            f"there is no model {name!r}", where="--model", fix=did_you_mean(name, MODELS) + "; or module:factory for a model of your own"
+        )
     network = MODELS[name].build(wanted)
     return nn.Sequential(OrderedDict(normalize=Normalize(mean, std, len(wanted.shape)), network=network))
 
@@ -106,7 +112,11 @@ def _conv_block(before: int, after: int) -> list[nn.Module]:
 def lenet(wanted: ModelInput) -> nn.Module:
     height, width = ((n // 2 - 4) // 2 for n in wanted.size)
     if min(height, width) < 1:
-        raise UserError(f"lenet needs at least 12x12 pixels, the data has {wanted.size[0]}x{wanted.size[1]}", where="--model", fix="use --model smallcnn")
+        raise UserError(
+            f"lenet needs at least 12x12 pixels, the data has {wanted.size[0]}x{wanted.size[1]}",
+            where="--model",
+            fix="use --model smallcnn",
+        )
     return nn.Sequential(
         nn.Conv2d(wanted.channels, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
@@ -123,10 +133,10 @@ def _cifar_stem(wanted: ModelInput) -> nn.Conv2d:
 def resnet18(wanted: ModelInput) -> nn.Module:
     from torchvision.models import resnet18 as torchvision_resnet18
 
-    network = torchvision_resnet18(num_classes=wanted.num_classes)
-    network.conv1 = _cifar_stem(wanted)
-    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision initialises the layer it replaces
-    network.maxpool = nn.Identity()  # type: ignore[assignment]
+    network: nn.Module = torchvision_resnet18(num_classes=wanted.num_classes)
+    network.conv1 = stem = _cifar_stem(wanted)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as torchvision initialises the layer it replaces
+    network.maxpool = nn.Identity()
     return network
 
 
@@ -137,7 +147,11 @@ def _pytorchcv(module: str, name: str, wanted: ModelInput) -> nn.Module:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "pytorchcv":
             raise
-        raise UserError(f"{name} comes from the package pytorchcv, which is not installed", where="--model", fix='pip install "lossdsl[models]"  (or pip install pytorchcv)') from error
+        raise UserError(
+            f"{name} comes from the package pytorchcv, which is not installed",
+            where="--model",
+            fix='pip install "lossdsl[models]"  (or pip install pytorchcv)',
+        ) from error
     network: nn.Module = getattr(found, name)(in_channels=wanted.channels, num_classes=wanted.num_classes)
     return network
 
@@ -172,7 +186,11 @@ def user_model(name: str, wanted: ModelInput) -> nn.Module:
     try:
         made = factory(**options)
     except Exception as error:
-        raise UserError(f"the factory failed: {_reason(error)}", where=name, fix="mend the factory; it was called with " + (", ".join(options) or "no arguments")) from error
+        raise UserError(
+            f"the factory failed: {_reason(error)}",
+            where=name,
+            fix="mend the factory; it was called with " + (", ".join(options) or "no arguments"),
+        ) from error
     if not isinstance(made, nn.Module):
         raise UserError(f"the factory returned {type(made).__name__}, not a torch.nn.Module", where=name, fix="return the model")
     return made
@@ -185,17 +203,29 @@ def _find_factory(module_name: str, attribute: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if not f"{module_name}.".startswith(f"{error.name}."):
-            raise UserError(f"importing {module_name} failed: {_reason(error)}", where=where, fix="install what the module imports") from error
-        raise UserError(f"there is no module {module_name}", where=where, fix="run from the directory that has it, and leave out .py") from error
+            raise UserError(
+                f"importing {module_name} failed: {_reason(error)}", where=where, fix="install what the module imports"
+            ) from error
+        raise UserError(
+            f"there is no module {module_name}", where=where, fix="run from the directory that has it, and leave out .py"
+        ) from error
     except Exception as error:
         raise UserError(f"importing {module_name} failed: {_reason(error)}", where=where, fix="mend the module") from error
     finally:
         sys.path.remove("")
     if not hasattr(module, attribute):
-        raise UserError(f"{module_name} has no {attribute!r}", where=where, fix=did_you_mean(attribute, [n for n in dir(module) if not n.startswith("_")]))
+        raise UserError(
+            f"{module_name} has no {attribute!r}",
+            where=where,
+            fix=did_you_mean(attribute, [n for n in dir(module) if not n.startswith("_")]),
+        )
     factory = getattr(module, attribute)
     if isinstance(factory, nn.Module) or not callable(factory):
-        raise UserError(f"{attribute} is a {type(factory).__name__}, not a function that makes a model", where=where, fix=f"write def make(): return {attribute}")
+        raise UserError(
+            f"{attribute} is a {type(factory).__name__}, not a function that makes a model",
+            where=where,
+            fix=f"write def make(): return {attribute}",
+        )
     return factory  # type: ignore[no-any-return]
 
 
@@ -204,9 +234,13 @@ def _factory_options(factory: Callable[..., Any], wanted: ModelInput, name: str)
     if len(wanted.shape) == 3:
         offered["image_size"] = wanted.size
     parameters = inspect.signature(factory).parameters.values()
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in offered]
+    needed = [
+        p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in offered
+    ]
     if needed:
-        raise UserError(f"the factory needs {', '.join(needed)}", where=name, fix=f"give defaults; known arguments are {', '.join(offered)}")
+        raise UserError(
+            f"the factory needs {', '.join(needed)}", where=name, fix=f"give defaults; known arguments are {', '.join(offered)}"
+        )
     return {p.name: offered[p.name] for p in parameters if p.name in offered}
 
 

@@ -12,7 +12,15 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from lossdsl.diagnostics import UserError
-from lossdsl.lang.specs import Constant, Cosine, Cyclic, Drop, OneCycle, OptimizerSpec, TrainOptions
+from lossdsl.lang.specs import (
+    Constant,
+    Cosine,
+    Cyclic,
+    Drop,
+    OneCycle,
+    OptimizerSpec,
+    TrainOptions,
+)
 
 BUILDERS: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -65,4 +73,6 @@ def build_schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, per_
     if options.warmup:
         raise UserError("onecycle has a warm-up of its own (pct_start)", where="train", fix="leave out warmup, or choose another schedule")
     rate = float(optimizer.param_groups[0]["lr"])
-    return OneCycleLR(optimizer, max_lr=rate, total_steps=options.epochs * per_epoch, pct_start=options.schedule.pct_start, cycle_momentum=False)
+    return OneCycleLR(
+        optimizer, max_lr=rate, total_steps=options.epochs * per_epoch, pct_start=options.schedule.pct_start, cycle_momentum=False
+    )

@@ -10,7 +10,14 @@ from types import FrameType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class Reporter:
@@ -53,7 +60,9 @@ class Reporter:
         if self._progress is None:
             terms = " ".join(f"{name} {value:.4g}" for name, value in record["terms"].items())
             best = " (best)" if record["best"] else ""
-            self.note(f"epoch {record['epoch']}/{epochs}: loss {record['loss']:.4g} {terms} {self._accuracy}{best}, {record['seconds']:.0f} s")
+            self.note(
+                f"epoch {record['epoch']}/{epochs}: loss {record['loss']:.4g} {terms} {self._accuracy}{best}, {record['seconds']:.0f} s"
+            )
 
     def note(self, text: str) -> None:
         """A line of its own."""

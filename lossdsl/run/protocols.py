@@ -66,7 +66,9 @@ class Attack(Protocol):
     def count(self) -> str: ...
     @property
     def settings(self) -> Sequence[Mapping[str, Any]]: ...
-    def run(self, x: Tensor, y: Tensor, *, generator: torch.Generator, only: str | None = None) -> Mapping[str, tuple[Tensor, Tensor | None]]:
+    def run(
+        self, x: Tensor, y: Tensor, *, generator: torch.Generator, only: str | None = None
+    ) -> Mapping[str, tuple[Tensor, Tensor | None]]:
         """Adversarial points [N, *shape] and their objectives [N] of every run, or of the run named by `only`."""
         ...
 

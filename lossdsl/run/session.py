@@ -15,7 +15,14 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from lossdsl.diagnostics import UserError
-from lossdsl.run.checkpoint import Checkpoint, join_optimizer, pack, read_checkpoint, split_optimizer, write_checkpoint
+from lossdsl.run.checkpoint import (
+    Checkpoint,
+    join_optimizer,
+    pack,
+    read_checkpoint,
+    split_optimizer,
+    write_checkpoint,
+)
 from lossdsl.run.examples import Split
 from lossdsl.run.protocols import Attack, Recipe, Step
 from lossdsl.run.rng import Streams, global_state, load_global_state
@@ -27,14 +34,15 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 class Place:
     """Where the run stands: `batch` batches of epoch `epoch` (from 1) are done; with all of them done, its validation is not.
 
-    `sums`: for each reported value, its sum over the epoch so far and the number of examples in it. `best`: epoch, clean and robust accuracy
-    of the best validation so far; `stale`: epochs since the robust one rose.
+    `rate`: the learning rate of the last update. `sums`: for each reported value, its sum over the epoch so far and the number of
+    examples in it. `best`: epoch, clean and robust accuracy of the best validation so far; `stale`: epochs since the robust one rose.
     """
 
     epoch: int = 1
     batch: int = 0
     updates: int = 0
     seconds: float = 0.0
+    rate: float = 0.0
     sums: dict[str, list[float]] = field(default_factory=dict)
     best: dict[str, float] | None = None
     stale: int = 0
@@ -103,7 +111,14 @@ class Session:
                 "global": global_tensors,
             }
         )
-        state = {"kind": "last", "run": self.run_id, "place": asdict(self.place), "optimizer": values, "schedule": self.schedule.state_dict(), "global": global_values}
+        state = {
+            "kind": "last",
+            "run": self.run_id,
+            "place": asdict(self.place),
+            "optimizer": values,
+            "schedule": self.schedule.state_dict(),
+            "global": global_values,
+        }
         write_checkpoint(self.out / LAST, tensors, state)
         self.saved = time.monotonic()
 
@@ -133,12 +148,18 @@ class Session:
             load_global_state(found.part("global"), state["global"], self.device)
             self.place = Place(**state["place"])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"does not fit this run ({error})", where=str(path), fix="resume with the version of lossdsl that wrote it") from error
+            raise UserError(
+                f"does not fit this run ({error})", where=str(path), fix="resume with the version of lossdsl that wrote it"
+            ) from error
         self.started = time.monotonic() - self.place.seconds
 
     def check_owner(self, found: Checkpoint, path: Path) -> None:
         if found.state.get("run") != self.run_id:
-            raise UserError("belongs to another run than the manifest beside it", where=str(path), fix="put back the file of this run, or train into another directory")
+            raise UserError(
+                "belongs to another run than the manifest beside it",
+                where=str(path),
+                fix="put back the file of this run, or train into another directory",
+            )
 
 
 def load_weights(model: nn.Module, found: Checkpoint, path: Path) -> None:
@@ -147,4 +168,8 @@ def load_weights(model: nn.Module, found: Checkpoint, path: Path) -> None:
         model.load_state_dict(found.part("model"), strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"does not fit the model ({reason})", where=str(path), fix="use the model and the version of its code that the run was started with") from error
+        raise UserError(
+            f"does not fit the model ({reason})",
+            where=str(path),
+            fix="use the model and the version of its code that the run was started with",
+        ) from error

@@ -225,7 +225,13 @@ class Builder(Transformer):  # type: ignore[type-arg]
         return t.Iterate(parts[0], parts[1], span=_span(meta))
 
     def call(self, meta: Meta, parts: list[Any]) -> t.Call:
-        return t.Call(parts[0], parts[1] if len(parts) > 1 else (), span=_span(meta))
+        return t.Call(parts[0], tuple(parts[1:]), span=_span(meta))
+
+    def ranking(self, meta: Meta, parts: list[Any]) -> t.Call:
+        """`top(9, j != y: e)`: a call whose last argument is a binder without a name of its own."""
+        func, *args, header, body = parts
+        last = t.Binder("", header, body, span=Span(header.span.start, body.span.end))
+        return t.Call(func, (*args, t.Argument(last, span=last.span)), span=_span(meta))
 
     def divergence(self, meta: Meta, parts: list[Any]) -> t.Call:
         args = tuple(t.Argument(p, span=p.span) for p in parts[1:])
@@ -237,9 +243,6 @@ class Builder(Transformer):  # type: ignore[type-arg]
             self._error("E008", "only an operation's name can bind a variable", func.span, "write for example max(j != y: e)")
             func = t.Name("max", span=func.span)
         return t.Binder(func.id, header, body, span=_span(meta))
-
-    def args(self, meta: Meta, parts: list[Any]) -> tuple[t.Argument, ...]:
-        return tuple(parts)
 
     def positional(self, meta: Meta, parts: list[Any]) -> t.Argument:
         return t.Argument(parts[0], span=_span(meta))

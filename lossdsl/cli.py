@@ -1,0 +1,397 @@
+"""The command line. Each command imports what it needs inside its own function, so that only train, evaluate and plot load torch.
+
+Exit codes: 0 all is well; 1 `check` has findings or `fmt --check` a file to change; 2 wrong usage, input or environment; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from lossdsl import __version__
+from lossdsl.arguments import Parser, parse_settings, whole_number
+from lossdsl.assets import attack_paths, recipe_paths
+from lossdsl.diagnostics import Diagnostic, LossdslError, RecipeError, UserError, did_you_mean
+from lossdsl.front import CheckedFile, Recipe, check_source, load, parse_recipe, read_source
+from lossdsl.render import render_json, render_summary, render_text
+from lossdsl.source import Source
+from lossdsl.syntax import tree as t
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+OK, FINDINGS, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+_METHOD = re.compile(r"#\s*(?:method:\s*)?(T[0-9]+)\b")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand: a line for --help, its arguments, and what it does (returning the exit code)."""
+
+    about: str
+    arguments: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+# --- input ----------------------------------------------------------------------------------------------------
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    """The recipe of a command, with its --set values."""
+    recipe = parse_recipe(_stdin().text, "<stdin>") if arguments.recipe == "-" else load(arguments.recipe)
+    return recipe.with_params(**parse_settings(arguments.set))
+
+
+def _stdin() -> Source:
+    try:
+        return Source(sys.stdin.buffer.read().decode("utf-8"), "<stdin>")
+    except UnicodeDecodeError as error:
+        raise UserError(f"the text is not UTF-8 (byte {error.start})", where="<stdin>", fix="send it as UTF-8") from None
+
+
+def _source(name: str) -> Source:
+    """A file, a shipped recipe by name, or standard input. An existing file goes before a recipe of its name."""
+    if name == "-":
+        return _stdin()
+    shipped = {**attack_paths(), **recipe_paths()}
+    if Path(name).exists() or name.endswith(".loss") or os.sep in name:
+        return read_source(Path(name))
+    if name in shipped:
+        return read_source(shipped[name])
+    raise UserError("there is no such file or recipe", where=name, fix=f"{did_you_mean(name, shipped)}; a file ends in .loss")
+
+
+# --- output -------------------------------------------------------------------------------------------------------
+
+
+def _colored(stream: IO[str]) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _print_findings(source: Source, diagnostics: Sequence[Diagnostic], stream: IO[str]) -> None:
+    for diagnostic in diagnostics:
+        print(render_text(source, diagnostic, color=_colored(stream)), file=stream, end="\n\n")
+
+
+def _print_rich(content: RenderableType) -> None:
+    from rich.console import Console
+
+    Console().print(content)
+
+
+# --- check, fmt -----------------------------------------------------------------------------------------------------
+
+
+def _check_arguments(parser: Parser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a .loss file, the name of a shipped recipe, or - for standard input")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="json is for editors")
+    _add_set(parser)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """Every finding of every file."""
+    settings = parse_settings(arguments.set)
+    checked: list[tuple[Source, CheckedFile]] = []
+    unread = 0
+    for name in arguments.files:
+        try:
+            source = _source(name)
+            file = check_source(source, settings)
+            _check_settings(source, file, settings)
+            checked.append((source, file))
+        except UserError as error:
+            unread += 1
+            _print_error(error)
+    findings = [d for _, file in checked for d in file.diagnostics]
+    if arguments.format == "json":
+        print(json.dumps([finding for source, file in checked for finding in json.loads(render_json(source, file.diagnostics))], indent=2))
+    else:
+        for source, file in checked:
+            _print_findings(source, file.diagnostics, sys.stdout)
+        if checked:
+            print(render_summary(findings))
+    return USAGE if unread else FINDINGS if findings else OK
+
+
+def _check_settings(source: Source, file: CheckedFile, settings: Mapping[str, float]) -> None:
+    """A --set name that no declaration of the file has is an error; params lost with a broken statement are not judged."""
+    known = {item.name for check in file.checks for item in check.declaration.items if isinstance(item, t.Param)}
+    unknown = next((name for name in settings if name not in known | file.parsed.lost_words), None)
+    if unknown is not None:
+        raise UserError(f"no declaration has a param {unknown}", where=source.name, fix=did_you_mean(unknown, known))
+
+
+def _fmt_arguments(parser: Parser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a .loss file, or - to read standard input and write standard output")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file would change")
+    parser.add_argument("--diff", action="store_true", help="write nothing; show what would change")
+
+
+def _fmt(arguments: argparse.Namespace) -> int:
+    """Files in canonical layout. One with errors is reported and left alone."""
+    from lossdsl.syntax.format import format_text
+
+    worst = OK
+    for name in arguments.files:
+        try:
+            source = _stdin() if name == "-" else read_source(Path(name))
+            worst = max(worst, _fmt_one(source, format_text(source.text, source.name), arguments))
+        except LossdslError as error:
+            _print_error(error)
+            worst = USAGE
+    return worst
+
+
+def _fmt_one(source: Source, text: str, arguments: argparse.Namespace) -> int:
+    changed = text != source.text
+    if arguments.diff and changed:
+        from difflib import unified_diff
+
+        lines = unified_diff(source.text.splitlines(True), text.splitlines(True), source.name, f"{source.name} (formatted)")
+        print("".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines), end="")
+    if arguments.check or arguments.diff:
+        if changed and not arguments.diff:
+            print(f"{source.name} would change")
+        return FINDINGS if changed and arguments.check else OK
+    if source.name == "<stdin>":
+        print(text, end="")
+    elif changed:
+        _replace_file(Path(source.name), text)
+        print(f"{source.name} reformatted")
+    else:
+        print(f"{source.name} unchanged")
+    return OK
+
+
+def _replace_file(path: Path, text: str) -> None:
+    """Write the whole file or nothing: to a neighbour first, then in its place. A link stays a link."""
+    target = path.resolve()
+    neighbour = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        neighbour.write_text(text, encoding="utf-8", newline="\n")
+        neighbour.chmod(target.stat().st_mode)
+        neighbour.replace(target)
+    except OSError as error:
+        neighbour.unlink(missing_ok=True)
+        raise UserError(f"the file cannot be written: {error.strerror}", where=str(path)) from error
+
+
+# --- plan, explain, list ---------------------------------------------------------------------------------------------
+
+
+def _add_set(parser: Parser) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another value for a param: --set eps=8/255")
+
+
+def _recipe_arguments(parser: Parser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="the name of a shipped recipe or attack, a .loss file, or - for standard input")
+    _add_set(parser)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    print(str(_recipe(arguments).plan).rstrip("\n"))
+    return OK
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from lossdsl.explain import explain
+
+    print(explain(_recipe(arguments)))
+    return OK
+
+
+def _list_arguments(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="everything about each, for programs")
+    parser.add_argument("--attacks", action="store_true", help="attack suites instead of recipes")
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    """What is shipped, one line each."""
+    rows = [_describe(name, path) for name, path in (attack_paths() if arguments.attacks else recipe_paths()).items()]
+    if arguments.json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return OK
+    widths = [max((len(row[key]) for row in rows), default=0) for key in ("name", "title")]
+    for row in rows:
+        print(f"{row['name']:<{widths[0]}}  {row['title']:<{widths[1]}}  {row['source']}".rstrip())
+    return OK
+
+
+def _describe(name: str, path: Path) -> dict[str, Any]:
+    recipe = load(name)
+    lines = [line.strip() for line in recipe.source.text.splitlines()]
+    header = next((line for line in lines if line.startswith("#")), "")
+    method = _METHOD.match(header)
+    return {
+        "name": name, "title": recipe.title, "source": recipe.source_note, "method": method[1] if method else None, "file": str(path),
+        "lines": sum(bool(line) and not line.startswith("#") for line in lines), "params": recipe.params,
+    }  # fmt: skip
+
+
+# --- train, evaluate, plot -------------------------------------------------------------------------------------------
+
+
+def _add_data(parser: Parser) -> None:
+    parser.add_argument("--data-root", type=Path, help="directory of the data set's files, where downloads go too (data)")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode image files (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every random number (0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+
+
+def _train_arguments(parser: Parser) -> None:
+    _recipe_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the run: manifest, metrics, checkpoints, result")
+    parser.add_argument("--data", default="digits", help="digits, mnist, cifar10, ... or imagefolder:PATH (digits)")
+    parser.add_argument("--image-size", type=whole_number, metavar="N", help="resize and crop images of a folder to N pixels")
+    parser.add_argument("--model", default="smallcnn", help="a model of the table, or module:factory (smallcnn)")
+    parser.add_argument("--epochs", type=whole_number, metavar="N", help="instead of the recipe's")
+    parser.add_argument("--batch", type=whole_number, metavar="N", help="instead of the recipe's")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
+    parser.add_argument("--deterministic", action="store_true", help="only deterministic kernels on a GPU, which may be slower")
+    parser.add_argument("--checkpoint-every", type=whole_number, metavar="N", help="save every N batches as well")
+    parser.add_argument("--validation-attack", default="pgd10", metavar="SUITE", help="chooses the best checkpoint (pgd10)")
+    parser.add_argument("--test-attack", default="pgd20", metavar="SUITE", help="measures the finished run (pgd20)")
+    _add_data(parser)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    recipe = _recipe(arguments)
+    changes = {name: value for name in ("epochs", "batch") if (value := getattr(arguments, name)) is not None}
+    recipe = recipe.with_train(**changes) if changes else recipe
+    from lossdsl.engine.api import attack_compiler, step_compiler
+    from lossdsl.run.data import DataRequest
+    from lossdsl.run.report import train_report
+    from lossdsl.run.train import AttackChoice, TrainRequest, train
+
+    request = TrainRequest(
+        recipe=recipe, compile_step=step_compiler(recipe), compile_attack=attack_compiler, out=arguments.out,
+        data=DataRequest(arguments.data, arguments.data_root or Path("data"), arguments.image_size, arguments.workers),
+        model=arguments.model, seed=arguments.seed, device=arguments.device, resume=arguments.resume, deterministic=arguments.deterministic,
+        checkpoint_every=arguments.checkpoint_every, validation_attack=AttackChoice(arguments.validation_attack),
+        test_attack=AttackChoice(arguments.test_attack), command=arguments.command_line, console=_console(arguments),
+    )  # fmt: skip
+    result = train(request)
+    if result.status == "interrupted":
+        return INTERRUPTED
+    _print_rich(train_report(result))
+    return OK
+
+
+def _console(arguments: argparse.Namespace) -> Any:
+    from rich.console import Console
+
+    return None if arguments.quiet else Console(stderr=True)
+
+
+def _evaluate_arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=Path, metavar="DIR", help="directory that lossdsl train has written")
+    parser.add_argument("--attack", default="pgd20", metavar="SUITE", help="the name or file of an attack suite (pgd20)")
+    _add_set(parser)
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which checkpoint (best)")
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="which examples (test)")
+    parser.add_argument("--batch", type=whole_number, default=512, metavar="N", help="examples at a time (512)")
+    parser.add_argument("--limit", type=whole_number, metavar="N", help="the first N examples only")
+    _add_data(parser)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    settings = parse_settings(arguments.set)
+    from lossdsl.engine.api import attack_compiler
+    from lossdsl.run.evaluate import EvaluateRequest, evaluate
+    from lossdsl.run.report import evaluate_report
+
+    request = EvaluateRequest(
+        run=arguments.run, compile_attack=attack_compiler, attack=arguments.attack, overrides=settings or None, which=arguments.checkpoint,
+        split=arguments.split, seed=arguments.seed, device=arguments.device, batch=arguments.batch, limit=arguments.limit,
+        data_root=arguments.data_root, workers=arguments.workers, console=_console(arguments),
+    )  # fmt: skip
+    _print_rich(evaluate_report(evaluate(request)))
+    return OK
+
+
+def _plot_arguments(parser: Parser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="directories that lossdsl train has written")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="written as .png and .svg")
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from lossdsl.run.plots import plot_runs
+
+    for path in plot_runs(arguments.runs, arguments.out):
+        print(path)
+    return OK
+
+
+# --- the door --------------------------------------------------------------------------------------------------------
+
+COMMANDS: dict[str, Command] = {
+    "check": Command("find every mistake in recipe files", _check_arguments, _check),
+    "fmt": Command("rewrite recipe files in canonical layout", _fmt_arguments, _fmt),
+    "plan": Command("print every computation of a training step and its cost", _recipe_arguments, _plan),
+    "explain": Command("print a recipe with every default spelled out", _recipe_arguments, _explain),
+    "list": Command("list the shipped recipes", _list_arguments, _list),
+    "train": Command("train a model by a recipe", _train_arguments, _train),
+    "evaluate": Command("measure a trained model under an attack suite", _evaluate_arguments, _evaluate),
+    "plot": Command("draw the accuracy of runs over their epochs", _plot_arguments, _plot),
+}
+
+
+def build_parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser and those of its commands."""
+    parser = Parser(prog="lossdsl", description="A language for adversarial training, compiled to PyTorch.")
+    parser.add_argument("--version", action="version", version=f"lossdsl {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    built = {}
+    for name, command in COMMANDS.items():
+        built[name] = commands.add_parser(name, help=command.about, description=command.about)
+        command.arguments(built[name])
+    return parser, built
+
+
+def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a command line; ends the process with code 2 and a message if they are wrong."""
+    parser, commands = build_parser()
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        parser.error(f"there is no command {words[0]}: {did_you_mean(words[0], COMMANDS)}")
+    arguments, extra = parser.parse_known_args(words)
+    if extra:
+        commands[arguments.command].refuse(extra)
+    arguments.command_line = ("lossdsl", *words)
+    return arguments
+
+
+def _print_error(error: LossdslError) -> None:
+    if isinstance(error, RecipeError):
+        _print_findings(error.source, error.diagnostics, sys.stderr)
+    else:
+        print(f"error: {error}", file=sys.stderr)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command line (without the program's name; None: the process's own) and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        arguments = parse_arguments(sys.argv[1:] if words is None else words)
+        code = COMMANDS[arguments.command].run(arguments)
+        sys.stdout.flush()
+        return code
+    except LossdslError as error:
+        _print_error(error)
+        return USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone (`lossdsl list | head -1`); what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE

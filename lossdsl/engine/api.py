@@ -1,0 +1,272 @@
+"""`compile`: a recipe and a model to a training step; an attack suite and a model to an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lossdsl.diagnostics import UserError
+from lossdsl.engine.closures import Closure, Frame, Values
+from lossdsl.engine.inputs import check_batch, domain_of
+from lossdsl.engine.level import LevelRunner
+from lossdsl.engine.modes import kept_modes
+from lossdsl.front import Recipe
+from lossdsl.lang.types import Kind
+from lossdsl.plan.ir import Instr, Plan, codes
+
+CHUNK = 4096
+"""Largest number of points solved at once where a level may be solved in parts."""
+
+
+class Loss(Tensor):
+    """The upper loss: a scalar tensor with its parts.
+
+    terms: each addend of the objective by its text, averaged over the batch, without gradient.
+    logs: the values of `log` statements.
+    """
+
+    terms: dict[str, Tensor]
+    logs: dict[str, Tensor]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # results of arithmetic are plain tensors
+
+
+class _Compiled:
+    """What steps and attacks share: the plan as closures, and the way a batch enters."""
+
+    def __init__(self, recipe: Recipe, model: nn.Module, num_classes: int, device: torch.device | None, chunk: int, check: bool) -> None:
+        self.recipe, self.model, self.num_classes, self.device, self.chunk, self.check = recipe, model, num_classes, device, chunk, check
+        self.domain = domain_of(recipe.domain)
+        self._plan_for(recipe)
+
+    def _plan_for(self, recipe: Recipe) -> None:
+        self._now = recipe
+        self.plan: Plan = recipe.plan
+        self._kinds: dict[int, Instr] = {i.id: i for code in codes(self.plan) for i in code}
+        self._samples = Closure(self.plan.samples, self._kinds, self._place)
+        self._levels = [LevelRunner(s, self._kinds, self._place, self.domain, self.chunk) for s in self.plan.solves]
+
+    def _place(self, i: Instr) -> str:
+        source = self.recipe.source
+        return source.where(i.span) if i.span.end > i.span.start else source.name
+
+    def _batch(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if self.device is not None:
+            x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+        check_batch(x, y, self.num_classes, self.domain, self.check)
+        return x.detach(), y.detach()
+
+    def _values(self) -> Values:
+        return [None] * self.plan.size
+
+
+class Step(_Compiled):
+    """One training step of a recipe. `loss = step(x, y)`; `loss.backward()`; the optimizer is the caller's.
+
+    The model's mode is set as the recipe says and put back before the call returns; its parameters' gradients are only
+    touched by `loss.backward()`.
+    """
+
+    def _plan_for(self, recipe: Recipe) -> None:
+        super()._plan_for(recipe)
+        assert self.plan.upper is not None
+        self._upper = Closure(self.plan.upper.code, self._kinds, self._place)
+
+    def __call__(self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None, index: Tensor | None = None) -> Loss:
+        """Solve the lower levels and return the upper loss, ready for `.backward()`.
+
+        x [B, *input] inside the recipe's input domain, y [B] class indices. generator: source of every draw (default: torch's own).
+        index: the examples' places in the training set, for recipes with per-example memory.
+        Raises UserError for a bad batch, or where the model or an operation fails, with the line of the recipe.
+        """
+        x, y = self._batch(x, y)
+        with kept_modes(self.model) as modes:
+            frame = Frame(x, y, self.model, modes, self.num_classes, generator)
+            self._solve(frame)
+            return self._objective(frame)
+
+    def solve(self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """The lower solutions by name, with the iterates ("x'@2") and samples that the upper level speaks of.
+
+        A family x'[j != y] has shape [B, K - 1, *input], its classes in ascending order.
+        """
+        x, y = self._batch(x, y)
+        with kept_modes(self.model) as modes:
+            frame = Frame(x, y, self.model, modes, self.num_classes, generator)
+            self._solve(frame)
+        return {_shown(key): value for key, value in frame.points.items()}
+
+    def objective(self, x: Tensor, y: Tensor, solutions: Mapping[str, Tensor]) -> Loss:
+        """The upper loss at given lower solutions (what `solve` returned)."""
+        x, y = self._batch(x, y)
+        wanted = {i.attrs if i.op != "sample" else ("sample", *i.attrs) for i in self._kinds.values() if i.op in ("point", "family", "sample")}
+        missing = sorted(_shown(k) for k in wanted if _shown(k) not in solutions and self._in_upper(k))
+        if missing:
+            raise UserError(f"objective needs {', '.join(missing)}", where=self.recipe.name, fix="pass what step.solve(x, y) returned")
+        points = {key: solutions[_shown(key)].detach() for key in wanted if _shown(key) in solutions}
+        with kept_modes(self.model) as modes:
+            return self._objective(Frame(x, y, self.model, modes, self.num_classes, None, points))
+
+    def _in_upper(self, key: tuple[Any, ...]) -> bool:
+        assert self.plan.upper is not None
+        return any(key in (i.attrs, ("sample", *i.attrs)) for i in self.plan.upper.code if i.op in ("point", "family", "sample"))
+
+    def _solve(self, frame: Frame) -> None:
+        values = self._values()
+        if self.plan.samples.results:
+            with torch.no_grad():
+                self._samples.run(frame, values)
+            for id in self.plan.samples.results:
+                frame.points["sample", self._kinds[id].attrs[-1]] = values[id]
+        for level in self._levels:
+            solution = level.run(frame, values)
+            frame.points[level.name,] = solution.point
+            for k, point in solution.iterates.items():
+                frame.points[level.name, k] = point
+
+    def _objective(self, frame: Frame) -> Loss:
+        assert self.plan.upper is not None
+        values = self._values()
+        self._upper.run(frame, values)
+        upper = self.plan.upper
+        results = [_averaged(frame, values[r]) for r in upper.code.results]
+        count = len(upper.terms)
+        total = results[0]
+        for part in results[1:count]:
+            total = total + part
+        loss = total.as_subclass(Loss)
+        loss.terms = {name: value.detach() for name, value in zip(_distinct(upper.terms), results, strict=False)}
+        loss.logs = {name: value.detach() for name, value in zip(upper.logs, results[count:], strict=True)}
+        return loss
+
+    def set_epoch(self, epoch: int) -> None:
+        """Epochs count from 1; params that change by epoch take their value."""
+        changed = self.recipe.at_epoch(epoch)
+        if changed.params != self._now.params:
+            self._plan_for(changed)
+
+    def after_update(self) -> None:
+        """To be called after the optimizer's step; recipes with state act on it."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What lives across batches besides the model: nothing in recipes without state."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        if state:
+            raise UserError(f"the recipe has no state {', '.join(sorted(state))}", where=self.recipe.name)
+
+
+class Attack(_Compiled):
+    """An attack suite on a model, always in eval mode."""
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+    @property
+    def count(self) -> str:
+        """"worst", "best_loss" or "each"."""
+        return self.recipe.typed.count or "worst"
+
+    @property
+    def settings(self) -> list[dict[str, Any]]:
+        """Per run: its name, solver, options, start, set and radius."""
+        from lossdsl.check.typed import show
+
+        rows = []
+        for level in self.recipe.typed.levels:
+            solver = level.solver
+            start = solver.start_kind if solver.start_kind in ("uniform", "corner") else show(solver.start)
+            rows.append(
+                {
+                    "name": level.run, "solver": solver.name, **solver.options.model_dump(), "start": start, "norm": level.set.name,
+                    "radius": level.set.radius.value, "objective": f"{level.sense} {show(level.objective)}",
+                }
+            )  # fmt: skip
+        return rows
+
+    def run(self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None, runs: tuple[str, ...] | None = None) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Each run's points [B, *input] and, where it compared restarts, their objective [B] (larger is stronger).
+
+        `runs` names the runs wanted (default all). A family has shape [B, n, *input].
+        """
+        x, y = self._batch(x, y)
+        found = {}
+        with kept_modes(self.model) as modes:
+            for level in self._levels:
+                if runs is not None and level.plan.level.run not in runs:
+                    continue
+                frame = Frame(x, y, self.model, modes, self.num_classes, generator)
+                solution = level.run(frame, self._values())
+                found[str(level.plan.level.run)] = (solution.point, solution.objective)
+        return found
+
+
+def _averaged(frame: Frame, value: Any) -> Tensor:
+    tensor = frame.tensor(value)
+    return tensor.mean() if tensor.dim() else tensor
+
+
+def _shown(key: tuple[Any, ...]) -> str:
+    """("x'",) is x', ("x'", 2) is x'@2, ("sample", "eta") is eta."""
+    if key[0] == "sample" and len(key) == 2 and isinstance(key[1], str):
+        return str(key[1])
+    return str(key[0]) if len(key) == 1 else f"{key[0]}@{key[1]}"
+
+
+def _distinct(names: tuple[str, ...]) -> list[str]:
+    out: list[str] = []
+    for name in names:
+        out.append(name if name not in out else f"{name} #{len(out) + 1}")
+    return out
+
+
+def compile(
+    recipe: Recipe | str,
+    model: nn.Module,
+    *,
+    num_classes: int,
+    device: torch.device | str | None = None,
+    chunk: int = CHUNK,
+    check: bool = True,
+) -> Any:
+    """A recipe on a model: a Step; an attack suite on a model: an Attack.
+
+    recipe: a Recipe, or the name or path that `load` takes. num_classes: K >= 2, the width of the model's logits.
+    device: where batches are moved (the model is the caller's to move); None leaves them. chunk: the largest number of points
+    that a level in eval mode is solved for at once; results do not depend on it. check: look at every batch for labels out of
+    range, NaN, and inputs outside the domain.
+    Raises UserError, or RecipeError for a recipe with errors.
+    """
+    from lossdsl.front import load
+
+    recipe = load(recipe) if isinstance(recipe, str) else recipe
+    if not isinstance(model, nn.Module):
+        raise UserError(f"the model is a {type(model).__name__}, not a torch.nn.Module", where="compile")
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+        raise UserError(f"num_classes is {num_classes!r}", where="compile", fix="pass the number of classes, a whole number from 2")
+    if chunk < 1:
+        raise UserError(f"chunk is {chunk}", where="compile", fix="pass a number of points from 1")
+    place = torch.device(device) if device is not None else None
+    kind = Step if recipe.kind == "recipe" else Attack
+    compiled = kind(recipe, model, num_classes, place, chunk, check)
+    _check_classes(compiled)
+    return compiled
+
+
+def _check_classes(compiled: _Compiled) -> None:
+    """Operations that need more classes than there are."""
+    for i in compiled._kinds.values():
+        needed = {"DLR": 4 if len(i.args) == 3 else 3}.get(i.op, 2)
+        if i.op in ("at", "log_at", "log_not_at") and i.attrs:
+            needed = i.attrs[0] + 1
+        if i.op == "nth":
+            needed = i.attrs[0]
+        if needed > compiled.num_classes:
+            raise UserError(f"{i.text} needs {needed} classes, and there are {compiled.num_classes}", where=compiled._place(i))
+
+
+__all__ = ["Attack", "Kind", "Loss", "Step", "compile"]

@@ -1,0 +1,259 @@
+"""Plan to closures: each instruction becomes one Python function over a list of values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lossdsl.check.typed import Axis
+from lossdsl.diagnostics import LossdslError, UserError
+from lossdsl.engine.kernels import COMPARISONS, KERNELS
+from lossdsl.engine.modes import Modes
+from lossdsl.lang.types import OVER_CLASSES, Kind
+from lossdsl.plan.ir import Code, Instr
+from lossdsl.solve import SETS_TORCH
+
+Values = list[Any]
+Function = Callable[..., Any]
+
+_PLAIN = frozenset(("add", "sub", "mul", "div", "pow", "neg", "stop"))
+"""Kernels that take Python numbers as they are."""
+_ELEMENTWISE = frozenset(("add", "sub", "mul", "div", "pow", "if", "clip", "max", "min", "gate"))
+_OWN_RANK = frozenset(("norm", "dot", "cos", "unit"))
+
+
+@dataclass
+class Frame:
+    """What a running step knows: the batch, the model and its mode, the draws, the solutions so far."""
+
+    x: Tensor
+    y: Tensor
+    model: nn.Module
+    modes: Modes
+    num_classes: int
+    generator: torch.Generator | None = None
+    points: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+    """Solutions and iterates by (name,) and (name, k); samples by ("sample", name)."""
+    own_class: Tensor | None = None
+    constants: dict[Any, Tensor] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        """Dimensions of one input."""
+        return self.x.dim() - 1
+
+    def tensor(self, value: Any) -> Tensor:
+        """A number as a tensor beside x; made once per step."""
+        if isinstance(value, Tensor):
+            return value
+        if value not in self.constants:
+            self.constants[value] = torch.tensor(value, dtype=self.x.dtype, device=self.x.device)
+        return self.constants[value]
+
+
+Step = tuple[Callable[[Frame, Values], Any], int, Instr]
+
+
+class Closure:
+    """A compiled piece of code: `run(frame, values)` fills in the values of its instructions."""
+
+    def __init__(self, code: Code, kinds: dict[int, Instr], place: Callable[[Instr], str]) -> None:
+        self.results = code.results
+        self.steps: list[Step] = [(_compile(i, kinds), i.id, i) for i in code]
+        inside = {i.id for i in code}
+        self.needs = sorted({a for i in code for a in i.args} - inside)
+        self._place = place
+
+    def run(self, frame: Frame, values: Values) -> None:
+        current = None
+        try:
+            for function, target, current in self.steps:
+                values[target] = function(frame, values)
+        except (LossdslError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise _explained(error, current, values, self._place) from error
+
+
+def _explained(error: Exception, i: Instr | None, values: Values, place: Callable[[Instr], str]) -> UserError:
+    """A failure inside a kernel or the model, as the line of the recipe, the operation and the shapes."""
+    assert i is not None
+    shapes = ", ".join(str(list(values[a].shape)) if isinstance(values[a], Tensor) else str(values[a]) for a in i.args)
+    what = f"the model failed on {i.text}" if i.op == "forward" else f"{i.op} failed on {i.text}"
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(f"{what}, shapes {shapes}: {reason}", where=place(i), fix="check the shape of the batch and the number of classes of the model")
+
+
+# --- one instruction ---
+
+
+def _compile(i: Instr, kinds: dict[int, Instr]) -> Callable[[Frame, Values], Any]:
+    leaf = _LEAVES.get(i.op)
+    if leaf:
+        return leaf(i)
+    if i.op == "forward":
+        return _forward(i, kinds)
+    if i.op == "draw":
+        return _draw(i)
+    fetch = [_argument(i, kinds[a], kinds) for a in i.args]
+    function = _function(i, kinds)
+    if len(fetch) == 1:
+        (one,) = fetch
+        return lambda frame, values: function(frame, one(frame, values))
+    if len(fetch) == 2:
+        first, second = fetch
+        return lambda frame, values: function(frame, first(frame, values), second(frame, values))
+    return lambda frame, values: function(frame, *(f(frame, values) for f in fetch))
+
+
+def _function(i: Instr, kinds: dict[int, Instr]) -> Function:
+    """The kernel with what it needs besides its arguments."""
+    if i.op in COMPARISONS:
+        compare = COMPARISONS[i.op]
+        return lambda frame, *args: compare(*args, frame.x)
+    kernel = KERNELS[i.op]
+    if i.op in ("onehot", "smooth"):
+        return lambda frame, y, *rest: kernel(y, *(float(r) for r in rest), frame.x, frame.num_classes)
+    if i.op == "reduce_softmax":
+        return lambda frame, body, classes: kernel(body, classes, frame.num_classes)
+    if i.op == "class_range":
+        what = i.attrs[0]
+        return lambda frame, out=None: kernel(what, out, frame.y, frame.num_classes)
+    if i.op in ("at", "log_at", "log_not_at") and i.attrs:
+        index = i.attrs[0]
+        return lambda frame, v: kernel(v, torch.full(v.shape[:-1], index, dtype=torch.long, device=v.device))
+    if i.op == "nth":
+        return lambda frame, v: kernel(v, i.attrs[0])
+    if i.op in _OWN_RANK:
+        input_like = kinds[i.args[0]].kind is Kind.INPUT
+        if i.op == "norm":
+            return lambda frame, v, order: kernel(v, float(order), frame.rank if input_like else 1)
+        return lambda frame, *args: kernel(*args, frame.rank if input_like else 1)
+    return lambda frame, *args: kernel(*args)
+
+
+def _argument(i: Instr, arg: Instr, kinds: dict[int, Instr]) -> Function:
+    """How an instruction fetches one argument: as a tensor if it needs one, with the axes of all arguments, ready to broadcast."""
+    place = arg.id
+    if arg.kind is Kind.CONST and not arg.axes:
+        if i.op in _PLAIN:
+            return lambda frame, values: values[place]
+        return lambda frame, values: frame.tensor(values[place])
+    if i.op in ("select", "class_range", "stop", "as_vector") or (len(i.args) == 1 and i.op not in _ELEMENTWISE):
+        return lambda frame, values: values[place]
+    missing = _missing(arg.axes, _all_axes(i, kinds))
+    widen = i.kind if i.op in _ELEMENTWISE and arg.kind is Kind.REAL else None
+    tail = 1 if widen in OVER_CLASSES else 0
+    if not missing and tail == 0 and widen is not Kind.INPUT:
+        return lambda frame, values: values[place]
+
+    def fetch(frame: Frame, values: Values) -> Tensor:
+        value: Tensor = values[place]
+        for dim in missing:
+            value = value.unsqueeze(dim)
+        extra = frame.rank if widen is Kind.INPUT else tail
+        return value.reshape(value.shape + (1,) * extra) if extra else value
+
+    return fetch
+
+
+def _all_axes(i: Instr, kinds: dict[int, Instr]) -> tuple[Axis, ...]:
+    axes = {a for arg in i.args for a in kinds[arg].axes}
+    return tuple(sorted(axes, key=lambda a: (a.depth, a.domain.text)))
+
+
+def _missing(have: tuple[Axis, ...], want: tuple[Axis, ...]) -> list[int]:
+    """Where to insert dimensions of length 1, in order."""
+    return [1 + n for n, axis in enumerate(want) if axis not in have]
+
+
+# --- leaves, the model, draws ---
+
+
+def _leaf_point(i: Instr) -> Function:
+    key = i.attrs
+    return lambda frame, values: frame.points[key]
+
+
+def _leaf_sample(i: Instr) -> Function:
+    key = ("sample", i.attrs[0])
+    return lambda frame, values: frame.points[key]
+
+
+_LEAVES: dict[str, Callable[[Instr], Function]] = {
+    "input": lambda i: lambda frame, values: frame.x,
+    "label": lambda i: lambda frame, values: frame.y,
+    "classes": lambda i: lambda frame, values: frame.num_classes,
+    "number": lambda i: lambda frame, values: i.attrs[0],
+    "own_class": lambda i: lambda frame, values: frame.own_class,
+    "point": _leaf_point,
+    "family": _leaf_point,
+    "sample": _leaf_sample,
+}
+
+
+def _forward(i: Instr, kinds: dict[int, Instr]) -> Function:
+    mode, place, axes = i.attrs[1], i.args[0], len(kinds[i.args[0]].axes)
+    no_gradient = i.gradient == "none"
+
+    def forward(frame: Frame, values: Values) -> Tensor:
+        frame.modes.ensure(mode)
+        point = values[place]
+        flat = point.flatten(0, axes) if axes else point
+        if no_gradient and torch.is_grad_enabled():
+            with torch.no_grad():
+                logits = frame.model(flat)
+        else:
+            logits = frame.model(flat)
+        check_logits(logits, flat, frame.num_classes)
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        return logits.unflatten(0, point.shape[: axes + 1]) if axes else logits  # type: ignore[no-any-return]
+
+    return forward
+
+
+def check_logits(logits: Any, point: Tensor, num_classes: int) -> None:
+    """Raise UserError unless the model gives [N, K] logits."""
+    if not isinstance(logits, Tensor):
+        raise UserError(f"the model returned {type(logits).__name__}, not a tensor of logits", where="model", fix="return the logits alone")
+    if logits.dim() != 2 or logits.shape[0] != point.shape[0] or logits.shape[1] != num_classes:
+        expected = [point.shape[0], num_classes]
+        raise UserError(
+            f"the model returned shape {list(logits.shape)} where [batch, classes] = {expected} is expected",
+            where="model",
+            fix="pass the model's number of classes as num_classes",
+        )
+
+
+def _draw(i: Instr) -> Function:
+    """A random draw with the step's generator, shaped as its kind says."""
+    name, attrs, kind = i.attrs[0], i.attrs, i.kind
+
+    def draw(frame: Frame, values: Values) -> Tensor:
+        args = [values[a] for a in i.args]
+        if name in ("uniform", "corner") and len(attrs) > 1 and attrs[1] != "as":
+            center = args[0] if isinstance(args[0], Tensor) else torch.zeros_like(frame.x)
+            region = SETS_TORCH[attrs[1]](center.expand_as(frame.x), args[1], None)
+            return region.sample(frame.generator) if name == "uniform" else region.corner(frame.generator)
+        shape = {Kind.INPUT: frame.x.shape, Kind.REAL: frame.x.shape[:1], Kind.CONST: frame.x.shape[:0]}.get(kind, (*frame.x.shape[:1], frame.num_classes))
+        like = {"dtype": frame.x.dtype, "device": frame.x.device, "generator": frame.generator}
+        numbers = [_trailing(a, shape) for a in args]
+        if name == "normal":
+            return torch.randn(shape, **like) * numbers[0]  # type: ignore[arg-type]
+        uniform = torch.rand(shape, **like)  # type: ignore[arg-type]
+        if name == "rademacher":
+            return torch.where(uniform < 0.5, -1.0, 1.0)
+        return numbers[0] + (numbers[1] - numbers[0]) * uniform
+
+    return draw
+
+
+def _trailing(value: Any, shape: Iterable[int]) -> Any:
+    """A per-example number ready to scale a draw."""
+    extra = len(tuple(shape)) - 1
+    return value.reshape(value.shape + (1,) * extra) if isinstance(value, Tensor) and value.dim() == 1 and extra > 0 else value

@@ -1,0 +1,137 @@
+"""A lower level at work: its set, its starts, its objective, handed to the solver in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossdsl.engine.closures import Closure, Frame, Values
+from lossdsl.engine.modes import constant_parameters
+from lossdsl.lang.types import Kind
+from lossdsl.plan.ir import Instr, Solve
+from lossdsl.solve import SETS_TORCH, Domain, InputSet, Problem, Solution, build_solver, solve
+
+
+class LevelRunner:
+    """Solves one lower level of a plan for a batch."""
+
+    def __init__(self, plan: Solve, kinds: dict[int, Instr], place: Callable[[Instr], str], domain: Domain | None, chunk: int) -> None:
+        self.plan = plan
+        self.name = plan.level.var
+        self.before = Closure(plan.before, kinds, place)
+        self.start = Closure(plan.start, kinds, place)
+        self.body = Closure(plan.body, kinds, place)
+        self.domain = domain if plan.level.set.boxed else None
+        self.chunk = chunk
+        self.sign = 1.0 if plan.level.sense == "maximize" else -1.0
+        self.outside = [n for n in sorted({*self.start.needs, *self.body.needs})]
+        self.kinds = kinds
+
+    def run(self, frame: Frame, values: Values) -> Solution:
+        """The solution, its iterates and objective, [B, *input] or for a family [B, n, *input]."""
+        with constant_parameters(frame.model):
+            with torch.no_grad():
+                self.before.run(frame, values)
+            wide, wide_values, copies = self._widened(frame, values)
+            solution = self._solve(wide, wide_values)
+        if copies is None:
+            return solution
+        batch = frame.x.shape[0]
+
+        def shaped(t: Tensor) -> Tensor:
+            return t.unflatten(0, (batch, copies))
+
+        iterates = {k: shaped(t) for k, t in solution.iterates.items()}
+        objective = None if solution.objective is None else shaped(solution.objective)
+        return Solution(shaped(solution.point), iterates, objective, shaped(solution.run))
+
+    def _widened(self, frame: Frame, values: Values) -> tuple[Frame, Values, int | None]:
+        """For a family: every example once per class, so that the level is one problem per example again."""
+        if self.plan.classes is None:
+            return frame, values, None
+        classes: Tensor = values[self.plan.classes]
+        copies = classes.shape[1]
+        wide_values = list(values)
+        for n in (*self.outside, self.plan.center, self.plan.radius):
+            if isinstance(values[n], Tensor) and self.kinds[n].kind is not Kind.CONST:
+                wide_values[n] = values[n].repeat_interleave(copies, 0)
+        points = {k: p.repeat_interleave(copies, 0) for k, p in frame.points.items() if p.dim() and k[0] != self.name}
+        wide = replace(
+            frame, x=frame.x.repeat_interleave(copies, 0), y=frame.y.repeat_interleave(copies, 0), points=points, own_class=classes.reshape(-1)
+        )
+        return wide, wide_values, copies
+
+    def _solve(self, frame: Frame, values: Values) -> Solution:
+        """All examples at once, or in chunks where the mode lets an example be solved apart from the others."""
+        count = frame.x.shape[0]
+        options = self.plan.level.solver.options
+        if count <= self.chunk or self.plan.level.mode != "eval":
+            return self._solve_chunk(frame, values, iter(lambda: self._drawn(frame, values), None))
+        with torch.no_grad():
+            starts = [self._drawn(frame, values) for _ in range(options.restarts)]
+        parts = []
+        for at in range(0, count, self.chunk):
+            rows = slice(at, at + self.chunk)
+            part, part_values = self._rows(frame, values, rows, count)
+            parts.append(self._solve_chunk(part, part_values, iter([s[rows] for s in starts])))
+        iterates = {k: torch.cat([p.iterates[k] for p in parts]) for k in parts[0].iterates}
+        objectives = [p.objective for p in parts if p.objective is not None]
+        return Solution(torch.cat([p.point for p in parts]), iterates, torch.cat(objectives) if objectives else None, torch.cat([p.run for p in parts]))
+
+    def _rows(self, frame: Frame, values: Values, rows: slice, count: int) -> tuple[Frame, Values]:
+        def cut(value: Any, kind: Kind) -> Any:
+            per_example = isinstance(value, Tensor) and kind is not Kind.CONST and value.dim() > 0 and value.shape[0] == count
+            return value[rows] if per_example else value
+
+        part_values = list(values)
+        for n in (*self.outside, self.plan.center, self.plan.radius):
+            part_values[n] = cut(values[n], self.kinds[n].kind)
+        points = {k: cut(p, Kind.INPUT) for k, p in frame.points.items()}
+        own = None if frame.own_class is None else frame.own_class[rows]
+        return replace(frame, x=frame.x[rows], y=frame.y[rows], points=points, own_class=own), part_values
+
+    def _set(self, frame: Frame, values: Values) -> InputSet:
+        center, radius = values[self.plan.center], values[self.plan.radius]
+        if not isinstance(center, Tensor):
+            center = torch.zeros_like(frame.x)
+        return SETS_TORCH[self.plan.level.set.name](center, radius, self.domain)
+
+    def _drawn(self, frame: Frame, values: Values) -> Tensor:
+        """x'@0 for one restart."""
+        solver = self.plan.level.solver
+        region = self._set(frame, values)
+        with torch.no_grad():
+            if solver.start_kind == "uniform":
+                return region.sample(frame.generator)
+            if solver.start_kind == "corner":
+                return region.corner(frame.generator)
+            self.start.run(frame, values)
+            start = values[self.start.results[0]]
+            start = start.clone() if isinstance(start, Tensor) and start.dim() else torch.zeros_like(frame.x)
+            return start if solver.start_kind == "raw" else region.project(start)
+
+    def _solve_chunk(self, frame: Frame, values: Values, starts: Iterator[Tensor]) -> Solution:
+        solver, key, result = self.plan.level.solver, (self.name,), self.body.results[0]
+
+        def objective(point: Tensor) -> Tensor:
+            frame.points[key] = point
+            self.body.run(frame, values)
+            value: Tensor = values[result]
+            if value.dim() == 0:
+                value = value.expand(point.shape[0])
+            return value if self.sign > 0 else -value
+
+        problem = Problem(objective, self._set(frame, values), lambda: next(starts), frame.generator, name=self.name)
+        options = solver.options
+        return solve(
+            problem,
+            build_solver(solver.name, options),
+            options.steps,
+            restarts=options.restarts,
+            keep=options.keep,
+            captures=frozenset(self.plan.captures),
+        )

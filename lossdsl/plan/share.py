@@ -1,0 +1,50 @@
+"""Pass: equal values are computed once (common subexpressions), within one evaluation of an objective.
+
+Within one evaluation every distinct point has one forward pass, whatever the mode: that is the language's rule.
+Across evaluations (between levels) only what gives the same value whenever it is computed is shared.
+"""
+
+from __future__ import annotations
+
+from lossdsl.plan.ir import Code, Plan, map_codes, rename
+
+
+def share(plan: Plan) -> Plan:
+    """Merge equal instructions inside each piece of code; draws are never equal."""
+    same: dict[int, int] = {}
+
+    def change(code: Code, where: str) -> Code:
+        return _merged(code, {}, same)
+
+    return rename(map_codes(plan, change), same)
+
+
+def share_between_levels(plan: Plan) -> Plan:
+    """Let later lower levels reuse what an earlier one computed before its updates; only repeatable values."""
+    same: dict[int, int] = {}
+    seen: dict[object, int] = {}
+
+    def change(code: Code, where: str) -> Code:
+        return _merged(code, seen, same, only_repeatable=True) if where == "before" else code
+
+    return rename(map_codes(plan, change), same)
+
+
+def _merged(code: Code, seen: dict[object, int], same: dict[int, int], only_repeatable: bool = False) -> Code:
+    kept = []
+    unrepeatable: set[int] = set()
+    for i in code:
+        args = tuple(same.get(a, a) for a in i.args)
+        key = (i.op, args, i.kind, i.axes, i.attrs)
+        tainted = not i.repeatable or any(a in unrepeatable for a in args)
+        if tainted:
+            unrepeatable.add(i.id)
+        if i.op == "draw" or (only_repeatable and tainted):
+            kept.append(i)
+            continue
+        if key in seen:
+            same[i.id] = seen[key]
+        else:
+            seen[key] = i.id
+            kept.append(i)
+    return Code(tuple(kept), code.results)

@@ -1,0 +1,297 @@
+"""The canonical layout of a file: the same words and comments, new line ends, spaces and no needless parentheses.
+
+Statements, their clauses and comma lists stay in the order and grouping written. One empty line separates groups of
+statements; within a group the writer's empty lines stay, at most one at a time.
+"""
+
+from __future__ import annotations
+
+from lossdsl.diagnostics import RecipeError
+from lossdsl.source import Source, Span
+from lossdsl.syntax import tree as t
+from lossdsl.syntax.layout import CLAUSE, Line, Word, join, tokens, write
+from lossdsl.syntax.parse import Parsed, parse
+
+_OR, _AND, _NOT, _COMPARE, _SUM, _PRODUCT, _MINUS, _POWER, _POSTFIX, _ATOM = range(1, 11)
+_BINARY = {
+    "or": (_OR, _OR, _AND), "and": (_AND, _AND, _NOT), "+": (_SUM, _SUM, _PRODUCT), "-": (_SUM, _SUM, _PRODUCT),
+    "*": (_PRODUCT, _PRODUCT, _MINUS), "/": (_PRODUCT, _PRODUCT, _MINUS), "^": (_POWER, _POSTFIX, _MINUS),
+}  # fmt: skip
+"""Operator: its own tightness, and the least that its left and right side need to stand without parentheses."""
+
+_CLAUSES = ("maximize", "minimize", "by", "with", "through")
+
+
+def format_text(text: str, name: str = "<text>") -> str:
+    """A file's text in canonical layout. Raises RecipeError with every syntax error if the text does not parse."""
+    parsed = parse(Source(text, name))
+    if parsed.diagnostics:
+        raise RecipeError(parsed.source, parsed.diagnostics)
+    return format_file(parsed)
+
+
+def format_file(parsed: Parsed) -> str:
+    """The canonical text of a file that parsed without an error; it parses to an equal tree with the same comments."""
+    lines = _items(parsed, parsed.file.shared)
+    for declaration in parsed.file.declarations:
+        extends = _words("extends", declaration.base) if declaration.base else []
+        lines.append(Line(0, [*_words(declaration.kind, declaration.name), *extends]))
+        lines += _items(parsed, declaration.items)
+    return write(lines, parsed.source.text)
+
+
+def format_expr(expr: t.Expr) -> str:
+    """An expression on one line, with no parentheses that the grammar does not need."""
+    return join(_expr(expr, 0))
+
+
+# --- statements --------------------------------------------------------------------------------------------------
+
+
+def _words(*texts: str) -> list[Word]:
+    return [Word(text) for text in texts]
+
+
+def _tight(words: list[Word]) -> list[Word]:
+    """No space before the first word."""
+    words[0].space = ""
+    return words
+
+
+def _break(words: list[Word], rank: int) -> list[Word]:
+    """A line may end before the first word."""
+    words[0].rank = rank
+    return words
+
+
+def _listed(parts: list[list[Word]], rank: int) -> list[Word]:
+    """Parts with commas between them."""
+    words = list(parts[0])
+    for part in parts[1:]:
+        words += [Word(",", ""), *_break(part, rank)]
+    return words
+
+
+def _mode(mode: str | None) -> list[Word]:
+    return _break(_words("with", "f", "in", mode), 0) if mode else []
+
+
+def _items(parsed: Parsed, items: tuple[t.Item, ...]) -> list[Line]:
+    """The lines of statements; items that the source gives in one comma list stay in one."""
+    masked = parsed.source.text
+    for comment in parsed.file.comments:
+        masked = masked[: comment.span.start] + " " * len(comment.text) + masked[comment.span.end :]
+    statements: list[list[t.Item]] = []
+    for item in items:
+        if isinstance(item, t.Param | t.Let | t.State) and masked[: item.span.start].rstrip().endswith(","):
+            statements[-1].append(item)
+        else:
+            statements.append([item])
+    return [line for statement in statements for line in _statement(parsed, statement)]
+
+
+def _statement(parsed: Parsed, items: list[t.Item]) -> list[Line]:
+    item = items[0]
+    if isinstance(item, t.Level | t.Upper):
+        return _level(item, _clause_order(parsed.source.text, item.span))
+    if isinstance(item, t.Find):
+        head = [*_words("find", item.name, "in"), *_expr(item.interval, 1)]
+        clauses = [[Word("where"), *_expr(item.condition, 1)], [Word("by"), *_solver(item.solver)]]
+        return [Line(0, head), *(Line(CLAUSE, words, first=False) for words in clauses)]
+    if isinstance(item, t.Keyword) and item.keyword in ("title", "source"):
+        return [Line(CLAUSE, [Word(item.keyword), Word(f'"{item.value}"', " " * (7 - len(item.keyword)))], first=False)]
+    if isinstance(item, t.Param | t.Let | t.State):
+        keyword, mode = _list_keyword(item)
+        return [Line(0, [Word(keyword), *_listed([_binding(i) for i in items], 0), *mode], _group(item))]
+    return [Line(0, _one_line(item), _group(item))]
+
+
+def _group(item: t.Item) -> str:
+    """Statements of one group follow each other without an empty line."""
+    if isinstance(item, t.Param | t.Input | t.Model) or (isinstance(item, t.Keyword) and item.keyword == "remove"):
+        return "param"
+    if isinstance(item, t.Let) and item.recorded:
+        return "log"
+    if isinstance(item, t.Let | t.Def | t.Sample):
+        return "let"
+    return item.keyword if isinstance(item, t.Keyword) else type(item).__name__
+
+
+def _list_keyword(item: t.Param | t.Let | t.State) -> tuple[str, list[Word]]:
+    """The keyword before a comma list and the mode behind it."""
+    if isinstance(item, t.Param):
+        return "param", []
+    if isinstance(item, t.Let):
+        return "log" if item.recorded else "let", _mode(item.mode)
+    return "memory" if item.per_example else "state", _mode(item.mode)
+
+
+def _binding(item: t.Item) -> list[Word]:
+    """One `name = value` of a comma list."""
+    if isinstance(item, t.State):
+        return [*_words(item.name, "="), *_expr(item.init, 2), Word("then", rank=1), *_expr(item.update, 2)]
+    assert isinstance(item, t.Param | t.Let)
+    words = [*_words(item.name, "="), *_expr(item.value, 2)]
+    if isinstance(item, t.Param):
+        for stage in item.stages:
+            words += [Word("then", rank=1), *_expr(stage.value, 2), *_words("from", "epoch"), *_expr(stage.first, 2)]
+        if item.limits is not None:
+            words += [Word("in", rank=1), *_expr(item.limits, 2)]
+    return words
+
+
+def _one_line(item: t.Item) -> list[Word]:
+    """Statements without clauses and comma lists of bindings."""
+    if isinstance(item, t.Keyword):
+        return _words(item.keyword, f'"{item.value}"' if item.keyword == "use" else item.value)
+    if isinstance(item, t.Def):
+        args = _listed([_words(arg) for arg in item.args], 0) if item.args else []
+        head = [*_words("generator" if item.generator else "def", item.name), Word("(", ""), *(_tight(args) if args else [])]
+        return [*head, Word(")", ""), Word("="), *_expr(item.value, 1)]
+    if isinstance(item, t.Sample):
+        over = [Word("over", rank=0), *_expr(item.over, 1)] if item.over is not None else []
+        return [Word("sample"), *_listed([_words(name) for name in item.names], 0), Word("~"), *_expr(item.distribution, 1), *over]
+    if isinstance(item, t.Train):
+        return [Word("train"), *_listed([_argument(option, 1) for option in item.options], 0)]
+    if isinstance(item, t.Input):
+        return [*_words("input", item.name, "in"), *_expr(item.domain, 1)]
+    assert isinstance(item, t.Model)
+    return _words("model", item.name, *(["frozen"] if item.frozen else []))
+
+
+def _clause_order(text: str, span: Span) -> list[str]:
+    """The first word of every clause of a level, in the order written."""
+    depth, order = 0, []
+    for token in tokens(text[span.start : span.end]):
+        depth += (token[0] in ("(", "[", "{")) - (token[0] in (")", "]", "}"))
+        if depth == 0 and token[0] in _CLAUSES:
+            order.append(token[0])
+    return order
+
+
+def _level(item: t.Level | t.Upper, order: list[str]) -> list[Line]:
+    """A level's head, then every clause on a line of its own."""
+    lines = [Line(0, _level_head(item), type(item).__name__ + str(item.span.start))]
+    solvers = iter(item.optimizers if isinstance(item, t.Upper) else ())
+    for word in order:
+        words = [Word(word)]
+        if word in ("maximize", "minimize") and item.objective is not None:
+            words += _expr(item.objective, 0)
+        elif word == "by" and isinstance(item, t.Upper):
+            optimizer = next(solvers)
+            words += [*_solver(optimizer.call), *(_words("for", optimizer.model) if optimizer.model else [])]
+        elif word == "by" and item.solver is not None:
+            words += _solver(item.solver)
+        elif word == "with":
+            words = [*_words("with", "f", "in", str(item.mode)), *(_words("joint") if isinstance(item, t.Upper) and item.joint else [])]
+        elif isinstance(item, t.Level) and item.through is not None:
+            words += _expr(item.through, 0)
+        lines.append(Line(CLAUSE, words, first=False))
+    return lines
+
+
+def _level_head(item: t.Level | t.Upper) -> list[Word]:
+    if isinstance(item, t.Upper):
+        return _words("upper", *(("at", item.at) if item.at else ()))
+    words = [*_words("run", item.run), Word(":", "")] if item.run else _words("lower")
+    words.append(Word(item.var))
+    if item.index is not None:
+        words += [Word("[", ""), *_tight(_header(item.index, 1)), Word("]", "")]
+    return [*words, Word("in"), *_expr(item.set, 1)]
+
+
+def _solver(call: t.Call) -> list[Word]:
+    """`by linear()` is written `by linear`."""
+    bare = not call.args and not isinstance(call.func, t.Call)
+    return _operand(call.func, _POSTFIX, 0) if bare else _expr(call, 0)
+
+
+# --- expressions -------------------------------------------------------------------------------------------------
+
+
+def _tightness(expr: t.Expr) -> int:
+    if isinstance(expr, t.Binary):
+        return _BINARY[expr.op][0]
+    if isinstance(expr, t.Unary):
+        return _NOT if expr.op == "not" else _MINUS
+    if isinstance(expr, t.Compare):
+        return _COMPARE
+    return _ATOM if isinstance(expr, t.Number | t.Name | t.Range | t.Sequence) else _POSTFIX
+
+
+def _operand(expr: t.Expr, least: int, rank: int, dense: bool = False) -> list[Word]:
+    """An expression, in parentheses if it is looser than its place allows."""
+    if _tightness(expr) >= least:
+        return _expr(expr, rank, dense)
+    return [Word("("), *_tight(_expr(expr, rank, dense)), Word(")", "")]
+
+
+def _expr(expr: t.Expr, rank: int, dense: bool = False) -> list[Word]:
+    """The words of an expression; lines may end at its own operators with `rank`, in its parts with higher ranks.
+
+    `dense`: no spaces around operators, as in `0..m-1`.
+    """
+    if isinstance(expr, t.Number):
+        return [Word(expr.text)]
+    if isinstance(expr, t.Name):
+        return [Word(expr.id)]
+    if isinstance(expr, t.Unary):
+        operand = _operand(expr.operand, _tightness(expr), rank + 1, dense)
+        return [Word(expr.op), *(operand if expr.op == "not" else _tight(operand))]
+    if isinstance(expr, t.Binary):
+        return _binary(expr, rank, dense)
+    if isinstance(expr, t.Compare):
+        words = _operand(expr.operands[0], _SUM, rank + 1)
+        for op, operand_ in zip(expr.ops, expr.operands[1:], strict=True):
+            words += [Word(op, rank=rank), *_operand(operand_, _SUM, rank + 1)]
+        return words
+    if isinstance(expr, t.Range):
+        low, high = (_operand(end, _SUM, rank + 1, dense=True) for end in (expr.low, expr.high))
+        return [*low, Word("..", ""), *_tight(high)]
+    if isinstance(expr, t.Sequence):
+        return [Word("["), *_tight(_listed([_expr(item, rank + 1) for item in expr.items], rank)), Word("]", "")]
+    return _postfix(expr, rank)
+
+
+def _binary(expr: t.Binary, rank: int, dense: bool) -> list[Word]:
+    own, least_left, least_right = _BINARY[expr.op]
+    chained = isinstance(expr.left, t.Binary) and _BINARY[expr.left.op][0] == own and own != _POWER
+    left = _operand(expr.left, least_left, rank if chained else rank + 1, dense)
+    right = _operand(expr.right, least_right, rank + 1, dense)
+    if expr.op in ("/", "^"):
+        return [*left, Word(expr.op, ""), *_tight(right)]
+    if dense and expr.op not in ("and", "or"):
+        return [*left, Word(expr.op, "", rank), *_tight(right)]
+    return [*left, Word(expr.op, rank=rank), *right]
+
+
+def _postfix(expr: t.Index | t.Iterate | t.Call | t.Binder, rank: int) -> list[Word]:
+    if isinstance(expr, t.Binder):
+        header, body = _header(expr.header, rank + 1), _break(_expr(expr.body, rank + 1), rank)
+        bound = [*header, Word(":", ""), *body]
+        return [Word(expr.func), Word("(", ""), *_tight(bound), Word(")", "")] if expr.func else bound
+    if isinstance(expr, t.Iterate):
+        return [*_operand(expr.base, _POSTFIX, rank), Word("@", ""), *_tight(_operand(expr.step, _ATOM, rank + 1, dense=True))]
+    if isinstance(expr, t.Index):
+        base, closing = _operand(expr.base, _POSTFIX, rank), "]" if expr.bracket == "[" else "}"
+        return [*base, Word(expr.bracket, ""), *_tight(_expr(expr.index, rank + 1)), Word(closing, "")]
+    words = [*_operand(expr.func, _POSTFIX, rank), Word("(", "")]
+    if expr.double_bar:
+        left, right = (_expr(arg.value, rank + 1) for arg in expr.args)
+        words += [*_tight(left), Word("||", rank=rank), *right]
+    elif expr.args:
+        words += _tight(_listed([_argument(arg, rank) for arg in expr.args], rank))
+    return [*words, Word(")", "")]
+
+
+def _argument(arg: t.Argument, rank: int) -> list[Word]:
+    words = [*(_words(arg.name, "=") if arg.name else []), *_expr(arg.value, rank + 1)]
+    return words if arg.where is None else [*words, Word("where", rank=rank), *_expr(arg.where, rank + 1)]
+
+
+def _header(header: t.Header, rank: int) -> list[Word]:
+    words = [Word(header.var)]
+    if header.domain is None:
+        return words
+    least = _SUM if header.relation == "!=" else _OR
+    return [*words, Word(header.relation), *_operand(header.domain, least, rank)]
