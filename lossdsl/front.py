@@ -26,7 +26,6 @@ from lossdsl.syntax.parse import Parsed, parse
 if TYPE_CHECKING:
     from lossdsl.plan.ir import Plan
 
-MAX_EXTENDS = 10
 
 
 @dataclass(frozen=True)
@@ -168,13 +167,14 @@ class CheckedFile:
     diagnostics: tuple[Diagnostic, ...] = ()
 
 
-def check_source(source: Source, overrides: Mapping[str, float | int] | None = None) -> CheckedFile:
-    """Parse and check a file; never raises on bad text."""
+def check_source(source: Source, overrides: Mapping[str, float | int] | None = None, opening: frozenset[Path] = frozenset()) -> CheckedFile:
+    """Parse and check a file; never raises on bad text. `opening`: the files whose `use` led here."""
     parsed = parse(source)
     report = Report(parsed.lost_words)
-    shared, declarations = _link(parsed, report)
+    shared, declarations, others = _link(parsed, report, opening)
+    parsed = replace(parsed, source=replace(source, others=tuple(others.values())))
     checks = [check_declaration(d, shared, overrides or {}, lost=parsed.lost_words) for d in declarations]
-    if not declarations and not parsed.diagnostics and not shared:
+    if not declarations and not parsed.diagnostics and not parsed.file.shared:
         report.error("E001", "the file declares nothing", t.Span(0, min(1, len(source.text))), "write: recipe NAME, then its statements")
     found: dict[Any, Diagnostic] = {}
     for d in (*parsed.diagnostics, *report.diagnostics, *(d for c in checks for d in c.diagnostics)):
@@ -183,28 +183,38 @@ def check_source(source: Source, overrides: Mapping[str, float | int] | None = N
     return CheckedFile(parsed, tuple(checks), shared, tuple(ordered))
 
 
-def _link(parsed: Parsed, report: Report) -> tuple[tuple[t.Item, ...], list[t.Declaration]]:
-    """Bring in used files and write out `extends`."""
+def _link(parsed: Parsed, report: Report, opening: frozenset[Path]) -> tuple[tuple[t.Item, ...], list[t.Declaration], dict[str, Source]]:
+    """Bring in used files and write out `extends`; also the sources of what came from elsewhere."""
     shared: list[t.Item] = []
     known: dict[str, tuple[tuple[t.Item, ...], t.Declaration]] = {}
+    others: dict[str, Source] = {}
     for item in parsed.file.shared:
         if isinstance(item, t.Keyword) and item.keyword == "use":
-            for recipe in _used(parsed.source, item, report):
-                known[recipe.name] = (recipe.shared, recipe.declaration)
-                shared.extend(i for i in recipe.shared if i not in shared)
+            used = _used(parsed.source, item, report, opening)
+            for checked in used.checks if used else ():
+                known[checked.declaration.name] = _foreign(used.parsed.source, used.shared, checked.declaration, others)
+            if used:
+                shared.extend(i for i in t.relocated(used.shared, used.parsed.source.name) if i not in shared)
         else:
             shared.append(item)
     declarations = []
     for node in parsed.file.declarations:
         if node.name in {d.name for d in declarations}:
             report.error("E011", f"{node.name} is declared twice in this file", node.span, "rename one of them")
-        linked = _extended(node, known, shared, report)
+        linked = _extended(node, known, shared, others, report)
         known[node.name] = (tuple(shared), linked)
         declarations.append(linked)
-    return tuple(shared), declarations
+    return tuple(shared), declarations, others
 
 
-def _extended(node: t.Declaration, known: dict[str, Any], shared: list[t.Item], report: Report) -> t.Declaration:
+def _foreign(source: Source, shared: tuple[t.Item, ...], node: t.Declaration, others: dict[str, Source]) -> tuple[tuple[t.Item, ...], t.Declaration]:
+    """A declaration of another file: its items, with spans that say where they lie."""
+    for origin in (source, *source.others):
+        others.setdefault(origin.name, replace(origin, others=()))
+    return t.relocated(shared, source.name), t.relocated(node, source.name)
+
+
+def _extended(node: t.Declaration, known: dict[str, Any], shared: list[t.Item], others: dict[str, Source], report: Report) -> t.Declaration:
     if node.base is None:
         return node
     head = t.Span(node.span.start, node.span.start + len(node.kind) + len(node.name) + len(node.base) + 10)
@@ -212,7 +222,7 @@ def _extended(node: t.Declaration, known: dict[str, Any], shared: list[t.Item], 
         base_shared, base = known[node.base]
     elif node.base != node.name and node.base in recipe_paths():
         recipe = load(node.base)
-        base_shared, base = recipe.shared, recipe.declaration
+        base_shared, base = _foreign(recipe.source, recipe.shared, recipe.declaration, others)
     else:
         report.error("E028", f"there is no recipe {node.base} to extend", head, did_you_mean(node.base, {*known, *recipe_paths()} - {node.name}))
         return replace(node, base=None)
@@ -220,20 +230,26 @@ def _extended(node: t.Declaration, known: dict[str, Any], shared: list[t.Item], 
     return extend(base, node, report)
 
 
-def _used(source: Source, item: t.Keyword, report: Report) -> list[Recipe]:
-    """The declarations of `use "other.loss"`, found beside the using file."""
+def _used(source: Source, item: t.Keyword, report: Report, opening: frozenset[Path]) -> CheckedFile | None:
+    """The file of `use "other.loss"`, found beside the using file; None after reporting what is wrong with it."""
     path = Path(source.name).parent / item.value
+    opening = opening | {Path(source.name).resolve()}
     if not path.is_file():
         report.error("E028", f"there is no file {item.value}", item.span, f"looked for {path}")
-        return []
-    if path.resolve() == Path(source.name).resolve():
-        report.error("E028", "a file cannot use itself", item.span)
-        return []
+        return None
+    if path.resolve() in opening:
+        report.error("E028", f"{item.value} uses this file in turn", item.span, "put what both need into a third file")
+        return None
     try:
-        return parse_recipes(read_source(path))
-    except RecipeError as error:
-        report.error("E028", f"{item.value} has errors: {error.diagnostics[0].message}", item.span, f"run: lossdsl check {path}")
-        return []
+        checked = check_source(read_source(path), opening=opening)
+    except UserError as error:
+        report.error("E028", f"{item.value}: {error.problem}", item.span, error.fix)
+        return None
+    errors = [d for d in checked.diagnostics if d.severity == "error"]
+    if errors:
+        report.error("E028", f"{item.value} has errors: {errors[0].message}", item.span, f"run: lossdsl check {path}")
+        return None
+    return checked
 
 
 def read_source(path: Path) -> Source:
@@ -253,8 +269,8 @@ def parse_recipes(source: Source, overrides: Mapping[str, float | int] | None = 
     checked = check_source(source, overrides)
     errors = [d for d in checked.diagnostics if d.severity == "error"]
     if errors:
-        raise RecipeError(source, errors)
-    return [Recipe(source, c.declaration, checked.shared, dict(overrides or {})) for c in checked.checks]
+        raise RecipeError(checked.parsed.source, errors)
+    return [Recipe(checked.parsed.source, c.declaration, checked.shared, dict(overrides or {})) for c in checked.checks]
 
 
 def parse_recipe(text: str, name: str = "<text>") -> Recipe:

@@ -21,10 +21,15 @@ NOWHERE = Span(0, 0)
 
 @dataclass(frozen=True)
 class Source:
-    """A recipe's text and the name under which messages speak of it."""
+    """A recipe's text and the name under which messages speak of it; `others` are the texts of recipes it extends."""
 
     text: str
     name: str = field(default="<text>")
+    others: tuple[Source, ...] = ()
+
+    def holding(self, span: Span) -> Source:
+        """The source that a span lies in."""
+        return next((s for s in self.others if s.name == span.file), self)
 
     @cached_property
     def _line_starts(self) -> list[int]:
@@ -45,5 +50,6 @@ class Source:
         return self.text[span.start : span.end]
 
     def where(self, span: Span) -> str:
-        line, column = self.position(span.start)
-        return f"{self.name}:{line}:{column}"
+        source = self.holding(span)
+        line, column = source.position(span.start)
+        return f"{source.name}:{line}:{column}"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lossdsl.check import build, draws
-from lossdsl.check.scope import DRAWS, FUNCTIONS, Function, Later, LevelName, Scope, Value, is_error
+from lossdsl.check.scope import DRAWS, functions, Function, Later, LevelName, Scope, Value, is_error
 from lossdsl.check.typed import Typed
 from lossdsl.diagnostics import Edit, did_you_mean
 from lossdsl.lang.ops import FACTS_OF_A_LEVEL, NOT_YET, OPERATIONS, Operation
@@ -56,7 +56,7 @@ def infer_call(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
         return Typed("error", (), Kind.CONST, e.span)
     if name in at.later:
         return self.report.unknown(name, scope, e.func.span, at.later)
-    known = {n for n in scope.names if isinstance(scope.names[n], Function)} | FUNCTIONS
+    known = {n for n in scope.names if isinstance(scope.names[n], Function)} | functions()
     return self.report.error("E024", f"there is no operation {name}", e.func.span, did_you_mean(name, known))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lossdsl.check import binders, build, calls
-from lossdsl.check.scope import BUILT_IN, FUNCTIONS, Function, Later, LevelName, Report, Scope, Value, is_error
+from lossdsl.check.scope import BUILT_IN, functions, Function, Later, LevelName, Report, Scope, Value, is_error
 from lossdsl.check.typed import Typed
 from lossdsl.diagnostics import Edit
 from lossdsl.lang.types import CLASSES, DESCRIPTION, OVER_CLASSES, SCALARS, Kind
@@ -91,7 +91,7 @@ class Inference:
             return self.report.not_yet("theta as a value", e.span)
         if e.id in ("f", "p"):
             return self.report.error("E014", f"{e.id} is a function of a point", e.span, f"write {e.id}(x)")
-        if e.id in FUNCTIONS:
+        if e.id in functions():
             return self.report.error("E014", f"{e.id} is an operation and needs its arguments", e.span)
         return self.report.unknown(e.id, scope, e.span, at.later)
 

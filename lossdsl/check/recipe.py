@@ -9,7 +9,7 @@ from lossdsl.check import draws, levels
 from lossdsl.check.infer import Context, Inference, X, Y
 from lossdsl.check.options import validated
 from lossdsl.check.params import Params
-from lossdsl.check.scope import BUILT_IN, FUNCTIONS, Function, Later, LevelName, Report, Scope, Value, is_error
+from lossdsl.check.scope import BUILT_IN, functions, Function, Later, LevelName, Report, Scope, Value, is_error
 from lossdsl.check.typed import Typed, TypedLevel, TypedRecipe, TypedSample
 from lossdsl.diagnostics import Related
 from lossdsl.lang.specs import OptimizerSpec, TrainOptions
@@ -58,7 +58,7 @@ class Checker:
 
     def declare(self, name: str, binding: Any, span: Span, what: str) -> None:
         """Add a name; built-ins and names in use are refused."""
-        if name in BUILT_IN or (name in FUNCTIONS and not isinstance(binding, Value)) or name == "f":
+        if name in BUILT_IN or (name in functions() and not isinstance(binding, Value)) or name == "f":
             self.report.error("E032", f"{name} is built in and cannot be declared", span, "choose another name")
         elif self.scope.get(name) is not None:
             related = (Related(self.places[name], f"{name} is introduced here"),) if name in self.places else ()
@@ -81,7 +81,7 @@ class Checker:
 
     def _try_def(self, node: t.Def, scope: Scope) -> Scope:
         """Names inside a def's body that exist nowhere are found even if the def is never used, and reported once."""
-        known = {*scope.names, *node.args, *BUILT_IN, *FUNCTIONS, "inf"}
+        known = {*scope.names, *node.args, *BUILT_IN, *functions(), "inf"}
         bound = {b.header.var for b in t.walk(node.value) if isinstance(b, t.Binder)}
         for part in t.walk(node.value):
             if isinstance(part, t.Name) and part.id == node.name:

@@ -14,7 +14,11 @@ from lossdsl.syntax import tree as t
 
 DRAWS = ("normal", "uniform", "corner", "rademacher")
 BUILT_IN = ("x", "y", "f", "p", "theta", "K")
-FUNCTIONS = frozenset({"f", "p", "if", "stop", *OPERATIONS, *BINDERS, *FACTS_OF_A_LEVEL, *NOT_YET, *SETS, *DRAWS})
+
+
+def functions() -> frozenset[str]:
+    """Every name that can be called; the tables can grow from Python."""
+    return frozenset({"f", "p", "if", "stop", *OPERATIONS, *BINDERS, *FACTS_OF_A_LEVEL, *NOT_YET, *SETS, *DRAWS})
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class Report:
             return Typed("error", (), Kind.CONST, span)
         if name in later:
             return self.error("E010", f"{name} is used before it is declared", span, f"declare {name} above this line")
-        names = {*scope.names, *BUILT_IN, *FUNCTIONS} - {"D"}
+        names = {*scope.names, *BUILT_IN, *functions()} - {"D"}
         return self.error("E010", f"there is no {name} here", span, did_you_mean(name, names) if len(name) > 1 or name.lower() != name else "")
 
 

@@ -19,7 +19,7 @@ from lossdsl.run.protocols import Recipe
 
 FORMAT = "lossdsl-run"
 VERSION = 1
-PACKAGES = ("lossdsl", "torch", "torchvision", "numpy", "scikit-learn", "safetensors")
+PACKAGES = ("lossdsl", "torchvision", "numpy", "scikit-learn", "safetensors")
 
 
 def identity(recipe: Recipe, data: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def build(
             "examples": dict(sizes),
         },
         "model": {"parameters": sum(parameter.numel() for parameter in model.parameters())},
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, **{name: _version(name) for name in PACKAGES}},
         "hardware": hardware(device),
     }
 

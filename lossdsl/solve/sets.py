@@ -226,7 +226,7 @@ class _Radial(InputSet):
         """
         slopes = rows(gradient).double()
         idle = slopes == 0
-        sizes = self._steepest_sizes(slopes.abs(), self._room(slopes) * ~idle)
+        sizes = self._steepest_sizes(slopes.abs(), self._room(slopes))
         kept = (rows(at).double() - self._origin) * idle
         left, needed = self._left(sizes), self.norm(kept).unsqueeze(1)
         shrink = (left / needed.clamp_min(torch.finfo(needed.dtype).tiny)).clamp_max_(1.0)

@@ -108,12 +108,12 @@ def _statement(parsed: Parsed, items: list[t.Item]) -> list[Line]:
 
 def _group(item: t.Item) -> str:
     """Statements of one group follow each other without an empty line."""
-    if isinstance(item, t.Param | t.Input | t.Model) or (isinstance(item, t.Keyword) and item.keyword == "remove"):
-        return "param"
     if isinstance(item, t.Let) and item.recorded:
         return "log"
-    if isinstance(item, t.Let | t.Def | t.Sample):
-        return "let"
+    if isinstance(item, t.Param | t.Input | t.Model | t.Let | t.Def | t.Sample):
+        return "values"
+    if isinstance(item, t.Keyword) and item.keyword == "remove":
+        return "values"
     return item.keyword if isinstance(item, t.Keyword) else type(item).__name__
 
 
@@ -149,8 +149,8 @@ def _one_line(item: t.Item) -> list[Word]:
         head = [*_words("generator" if item.generator else "def", item.name), Word("(", ""), *(_tight(args) if args else [])]
         return [*head, Word(")", ""), Word("="), *_expr(item.value, 1)]
     if isinstance(item, t.Sample):
-        over = [Word("over", rank=0), *_expr(item.over, 1)] if item.over is not None else []
-        return [Word("sample"), *_listed([_words(name) for name in item.names], 0), Word("~"), *_expr(item.distribution, 1), *over]
+        over = [Word("over", rank=0), *_operand(item.over, _POSTFIX, 1)] if item.over is not None else []
+        return [Word("sample"), *_listed([_words(name) for name in item.names], 0), Word("~"), *_operand(item.distribution, _POSTFIX, 1), *over]
     if isinstance(item, t.Train):
         return [Word("train"), *_listed([_argument(option, 1) for option in item.options], 0)]
     if isinstance(item, t.Input):
@@ -185,7 +185,7 @@ def _level(item: t.Level | t.Upper, order: list[str]) -> list[Line]:
         elif word == "with":
             words = [*_words("with", "f", "in", str(item.mode)), *(_words("joint") if isinstance(item, t.Upper) and item.joint else [])]
         elif isinstance(item, t.Level) and item.through is not None:
-            words += _expr(item.through, 0)
+            words += _operand(item.through, _POSTFIX, 0)
         lines.append(Line(CLAUSE, words, first=False))
     return lines
 
@@ -193,11 +193,11 @@ def _level(item: t.Level | t.Upper, order: list[str]) -> list[Line]:
 def _level_head(item: t.Level | t.Upper) -> list[Word]:
     if isinstance(item, t.Upper):
         return _words("upper", *(("at", item.at) if item.at else ()))
-    words = [*_words("run", item.run), Word(":", "")] if item.run else _words("lower")
+    words = _words("run", item.run, ":") if item.run else _words("lower")
     words.append(Word(item.var))
     if item.index is not None:
         words += [Word("[", ""), *_tight(_header(item.index, 1)), Word("]", "")]
-    return [*words, Word("in"), *_expr(item.set, 1)]
+    return [*words, Word("in"), *_operand(item.set, _POSTFIX, 1)]
 
 
 def _solver(call: t.Call) -> list[Word]:
@@ -256,13 +256,19 @@ def _expr(expr: t.Expr, rank: int, dense: bool = False) -> list[Word]:
 def _binary(expr: t.Binary, rank: int, dense: bool) -> list[Word]:
     own, least_left, least_right = _BINARY[expr.op]
     chained = isinstance(expr.left, t.Binary) and _BINARY[expr.left.op][0] == own and own != _POWER
-    left = _operand(expr.left, least_left, rank if chained else rank + 1, dense)
-    right = _operand(expr.right, least_right, rank + 1, dense)
+    fraction = expr.op == "/"
+    left = _operand(expr.left, least_left, rank if chained else rank + 1, dense or (fraction and _plain_sum(expr.left)))
+    right = _operand(expr.right, least_right, rank + 1, dense or (fraction and _plain_sum(expr.right)))
     if expr.op in ("/", "^"):
         return [*left, Word(expr.op, ""), *_tight(right)]
     if dense and expr.op not in ("and", "or"):
         return [*left, Word(expr.op, "", rank), *_tight(right)]
     return [*left, Word(expr.op, rank=rank), *right]
+
+
+def _plain_sum(expr: t.Expr) -> bool:
+    """`k + 1`: in a fraction it is written `(k+1)/m`."""
+    return isinstance(expr, t.Binary) and expr.op in ("+", "-") and all(isinstance(side, t.Name | t.Number) for side in (expr.left, expr.right))
 
 
 def _postfix(expr: t.Index | t.Iterate | t.Call | t.Binder, rank: int) -> list[Word]:

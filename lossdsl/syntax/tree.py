@@ -6,7 +6,7 @@ tree. The tree knows no operation, solver or set by name: those live in the tabl
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from lossdsl.source import NOWHERE, Span
@@ -289,6 +289,17 @@ def children(node: Node) -> list[Node]:
         elif isinstance(value, tuple):
             found.extend(v for v in value if isinstance(v, Node))
     return found
+
+
+def relocated(node: Any, file: str) -> Any:
+    """The same tree with spans that name the file they lie in."""
+    if isinstance(node, tuple):
+        return tuple(relocated(part, file) for part in node)
+    if not isinstance(node, Node):
+        return node
+    changes = {f.name: relocated(getattr(node, f.name), file) for f in fields(node) if f.name != "span"}
+    span = node.span if node.span.file else Span(node.span.start, node.span.end, file)
+    return replace(node, **changes, span=span)
 
 
 def walk(node: Node) -> list[Node]:

@@ -38,9 +38,7 @@ class Counted:
 # --- counts -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("restarts", "keep", "forward"), [(1, "last", 7), (1, "best", 8), (3, "last", 24), (3, "best", 24)]
-)
+@pytest.mark.parametrize(("restarts", "keep", "forward"), [(1, "last", 7), (1, "best", 8), (3, "last", 24), (3, "best", 24)])
 def test_evaluations(restarts: int, keep: str, forward: int) -> None:
     objective = Counted(lambda v: -v.square())
     backward: list[int] = []
@@ -108,7 +106,7 @@ def test_best_iterate_ties_go_to_the_later_and_the_start_counts() -> None:
 
 
 def test_restarts_keep_the_largest_per_example_with_its_iterates() -> None:
-    """Objective -(v - 1)^2 of a point that ends where it started plus 1 (gradient 1 by a straight-through step)."""
+    """-(v - 1)^2 after one step of 0.5 towards 1: the runs end in (-0.5, 2.5), (2, 1.25) and (-1.5, 0)."""
     problem = Problem(lambda v: -(v - 1).square(), REALS, starts([-1.0, 3.0], [2.5, 1.75], [-2.0, -0.5]))
     solution = solve(problem, Pgd(0.5), 1, restarts=3, captures=frozenset({0, 1}))
     assert solution.run.tolist() == [1, 1]

@@ -25,6 +25,7 @@ from lossdsl.solve import (
     Solver,
     TorchOptimizer,
     build_solver,
+    first_order,
     register_solver,
     solve,
 )
@@ -124,8 +125,8 @@ def test_momentum_is_mi_fgsm(lower: tuple[Any, Tensor, Tensor], decay: float) ->
 
 
 def test_momentum_weighs_gradients_of_every_size_alike_and_survives_zero() -> None:
-    """Slopes +3, then -1 (after normalisation +1, -1), seen through decay 0.5: the sum stays negative after the second update."""
-    sizes = iter([3e-30, -1e30, 0.0])
+    """Normalised slopes +1, -1, 0 through decay 0.5: the sum is 1, -0.5, -0.25, whatever the sizes of the raw gradients."""
+    sizes = iter([1e30, -3e-30, 0.0])
     problem = Problem(lambda v: v * next(sizes), Linf(torch.zeros(1), 9.0), lambda: torch.zeros(1))
     solution = solve(problem, Momentum(1.0, 0.5), 3, captures=frozenset({1, 2, 3}))
     assert [float(solution.iterates[k]) for k in (1, 2, 3)] == [1.0, 0.0, -1.0]
@@ -180,6 +181,17 @@ def test_torch_optimizers_take_noise() -> None:
     solver = TorchOptimizer(lambda p: torch.optim.SGD(p, lr=1.0, maximize=True))
     problem = Problem(lambda v: v, Linf(torch.zeros(1), 9.0), lambda: torch.zeros(1), noise=lambda: torch.full((1,), 0.5))
     assert float(solve(problem, solver, 3).point) == 4.5
+
+
+def test_torch_optimizers_hand_out_no_memory_of_their_own() -> None:
+    class Everywhere(Linf):
+        def project(self, point: Tensor) -> Tensor:
+            return point
+
+    solver = TorchOptimizer(lambda p: torch.optim.SGD(p, lr=1.0, maximize=True))
+    problem = Problem(lambda v: v, Everywhere(torch.zeros(1), 1.0), lambda: torch.zeros(1))
+    found = solve(problem, solver, 3, captures=frozenset(range(4)))
+    assert [float(found.iterates[k]) for k in range(4)] == [0.0, 1.0, 2.0, 3.0]
 
 
 def test_linear_refuses_noise() -> None:
@@ -245,3 +257,4 @@ def test_a_new_solver_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
         return Pgd(options.step / 2)
 
     assert build_solver("half", StepOptions(steps=1, step=1.0)) == Pgd(0.5)
+    assert first_order.SOLVERS["half"].update == "half a step of pgd"

@@ -131,6 +131,13 @@ def test_l2_projects_along_the_ray_at_every_scale() -> None:
         assert torch.allclose(members.project(size * torch.tensor([[0.6, 0.8]])) / size, torch.tensor([[0.06, 0.08]]), rtol=1e-6)
 
 
+def test_l2_in_float64_where_squares_would_overflow_or_vanish() -> None:
+    for size in (1e-200, 1e200):
+        members = L2(torch.zeros(1, 2, dtype=torch.float64), 1.0, Domain(-2.0, 0.6))
+        best = members.linear_maximiser(size * torch.tensor([[-1.0, 1.0]], dtype=torch.float64), members.center)
+        assert best[0].tolist() == pytest.approx([-0.8, 0.6], rel=1e-14)
+
+
 def test_l1_projection_where_the_threshold_itself_would_cancel() -> None:
     members = L1(torch.zeros(2, 2), 1.0, Domain(-0.5, 10.0))
     projected = members.project(torch.tensor([[1e30, 1e30], [-1e30, 1.0]]))
@@ -290,6 +297,14 @@ def test_coordinates_without_gradient_keep_their_place_as_far_as_there_is_room(k
     assert torch.equal(members.linear_maximiser(torch.zeros(1, 3), at), at)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_any_gradient_border_points_stay_bit_by_bit(kind: type[InputSet]) -> None:
+    center = torch.rand(300, 7, generator=generator())
+    members = kind(center, 0.2)
+    at = members.project(center + torch.randn(center.shape, generator=generator(1)))
+    assert torch.equal(members.linear_maximiser(torch.zeros_like(at), at), at)
+
+
 @pytest.mark.parametrize("kind", [L2, L1])
 def test_idle_coordinates_go_to_the_center_when_the_ball_is_used_up(kind: type[InputSet]) -> None:
     members = kind(torch.zeros(1, 3), 0.2)
@@ -356,6 +371,7 @@ def test_distance_contains_and_interior_by_hand() -> None:
         assert not kind(center, 1.0, Domain(0.0, 0.99)).contains(point, 0.1).any()
         assert kind(center, 1.0, UNIT).interior(point).tolist() == [[True, False]]
     assert Linf(center, 0.25).interior(torch.tensor([[0.75, 1.0]])).tolist() == [[False, True]]
+    assert Linf(center, 0.25).interior(torch.tensor([[0.25, 0.7]])).tolist() == [[False, True]]
     assert L2(center, 0.25).interior(torch.tensor([[0.75, 0.9]])).tolist() == [[False, False]]
     assert L1(center, 0.26).interior(torch.tensor([[0.75, 0.9]])).tolist() == [[True, True]]
 
