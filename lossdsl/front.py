@@ -49,7 +49,6 @@ class Recipe:
     declaration: t.Declaration
     shared: tuple[t.Item, ...]
     overrides: Mapping[str, float | int] = field(default_factory=dict)
-    train_overrides: Mapping[str, Any] = field(default_factory=dict)
     epoch: int = 1
 
     @cached_property
@@ -95,8 +94,8 @@ class Recipe:
 
     @property
     def train(self) -> TrainOptions | None:
-        options = self.typed.train
-        return options.model_copy(update=dict(self.train_overrides)) if options and self.train_overrides else options
+        """The validated `train` statement; None if there is none."""
+        return self.typed.train
 
     @property
     def optimizer(self) -> OptimizerSpec | None:
@@ -113,15 +112,21 @@ class Recipe:
 
     @cached_property
     def text(self) -> str:
-        """The file in canonical layout."""
-        from lossdsl.syntax.format import format_text
+        """The method in canonical layout, self-contained: what it extends and uses is written out."""
+        from lossdsl.syntax.format import format_tree
 
-        return format_text(self.source.text, self.source.name)
+        return format_tree(t.File(self.shared, (self.declaration,)))
+
+    def explain(self) -> str:
+        """Every value in force, defaults included, as text."""
+        from lossdsl.explain import explain
+
+        return explain(self)
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the canonical declaration (bases written out) with its params; equal for equal methods."""
-        content = repr((self.shared, self.declaration, sorted(self.params.items()), self.train))
+        content = repr((self.shared, self.declaration, sorted(self.params.items())))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def with_params(self, **values: float | int) -> Recipe:
@@ -136,17 +141,51 @@ class Recipe:
         _ = changed.typed
         return changed
 
-    def with_train(self, **values: Any) -> Recipe:
-        """The same recipe with other training options (epochs, batch, ...)."""
-        if self.train is None:
-            raise UserError(f"{self.name} has no train statement", where=self.source.name)
-        merged = {**self.train.model_dump(), **values}
-        type(self.train).model_validate(merged)
-        return replace(self, train_overrides={**self.train_overrides, **values})
+    def with_train(self, **values: float | int | str) -> Recipe:
+        """The same recipe with other options of `train` (epochs = 30, batch = 64, augment = "none")."""
+        options = ", ".join(f"{name} = {value}" for name, value in values.items())
+        return self.with_clauses(train=options) if values else self
+
+    def with_clauses(self, *, by: str | None = None, train: str | None = None) -> Recipe:
+        """The same recipe with another optimizer ("adam(lr = 1e-3)") or other options of `train` ("epochs = 30, schedule = cosine").
+
+        Raises UserError if a clause cannot be read, RecipeError if what it says is wrong.
+        """
+        change = t.Declaration(self.kind, self.name, None, (*_clause_items(by, "upper minimize CE(f(x), y) by {}"), *_clause_items(train, "train {}")))
+        items = [_merged(old, change) for old in self.declaration.items]
+        kinds = {type(i) for i in items}
+        missing = [i for i in change.items if type(i) not in kinds]
+        if missing:
+            raise UserError(f"{self.name} has no {type(missing[0]).__name__.lower()} statement", where=self.source.name)
+        changed = replace(self, declaration=replace(self.declaration, items=tuple(items)))
+        _ = changed.typed
+        return changed
 
     def at_epoch(self, epoch: int) -> Recipe:
         """The recipe in a later epoch (counted from 1), for params that change."""
         return self if epoch == self.epoch or not self.changes_by_epoch else replace(self, epoch=epoch)
+
+
+def _clause_items(clause: str | None, frame: str) -> tuple[t.Item, ...]:
+    """The statement that a clause given apart from a file belongs to."""
+    if clause is None:
+        return ()
+    parsed = parse(Source("recipe r " + frame.format(clause), clause))
+    if parsed.diagnostics or len(parsed.file.declarations) != 1 or len(parsed.file.declarations[0].items) != 1:
+        reason = parsed.diagnostics[0].message if parsed.diagnostics else "it says more than one thing"
+        raise UserError(f"{clause!r} cannot be read: {reason}", fix="write for example  adam(lr = 1e-3)  or  epochs = 30, batch = 64")
+    return t.relocated(parsed.file.declarations[0].items, clause)  # type: ignore[no-any-return]
+
+
+def _merged(old: t.Item, change: t.Declaration) -> t.Item:
+    """A statement with the clauses of the change."""
+    for new in change.items:
+        if isinstance(old, t.Upper) and isinstance(new, t.Upper):
+            return replace(old, optimizers=new.optimizers)
+        if isinstance(old, t.Train) and isinstance(new, t.Train):
+            options = {a.name: a for a in (*old.options, *new.options)}
+            return replace(old, options=tuple(options.values()))
+    return old
 
 
 def check_declaration(node: t.Declaration, shared: tuple[t.Item, ...], overrides: Mapping[str, float | int], epoch: int = 1, lost: frozenset[str] = frozenset()) -> Checked:

@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lossdsl.check import build, draws
-from lossdsl.check.scope import DRAWS, functions, Function, Later, LevelName, Scope, Value, is_error
+from lossdsl.check.scope import DRAWS, ELSEWHERE, functions, Function, Later, LevelName, Scope, Value, is_error
 from lossdsl.check.typed import Typed
-from lossdsl.diagnostics import Edit, did_you_mean
+from lossdsl.diagnostics import Edit, suggest
 from lossdsl.lang.ops import FACTS_OF_A_LEVEL, NOT_YET, OPERATIONS, Operation
 from lossdsl.lang.specs import SETS
 from lossdsl.lang.types import CLASSES, DESCRIPTION, OVER_CLASSES, SCALARS, Kind
+from lossdsl.source import Span
 from lossdsl.syntax import tree as t
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def infer_call(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
         self.report.used.add(name)
         return _apply_def(self, binding, e, scope, at)
     if isinstance(binding, Later):
-        return self.report.not_yet(binding.what, e.span)
+        return Typed("error", (), Kind.CONST, e.span)
     if isinstance(binding, Value | LevelName):
         return self.report.error("E014", f"{name} is a value, not a function", e.func.span, f"for an entry write {name}[...]; for a product {name} * (...)")
     if name in ("f", "p"):
@@ -43,7 +44,7 @@ def infer_call(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
     if special:
         return special(self, e, scope, at)
     if name == "inf":
-        return self.report.error("E014", "inf is a number", e.span)
+        return self.report.error("E014", "inf is a number", e.span, "it is the order of a norm: norm(v, inf)")
     if name in OPERATIONS:
         return _operation(self, OPERATIONS[name], e, scope, at)
     if name in DRAWS:
@@ -57,7 +58,9 @@ def infer_call(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
     if name in at.later:
         return self.report.unknown(name, scope, e.func.span, at.later)
     known = {n for n in scope.names if isinstance(scope.names[n], Function)} | functions()
-    return self.report.error("E024", f"there is no operation {name}", e.func.span, did_you_mean(name, known))
+    best = ELSEWHERE.get(name) or suggest(name, known)
+    help = f"did you mean {best}?" if best else "a function of your own is a def; docs/language.md lists the operations"
+    return self.report.error("E024", f"there is no operation {name}", e.func.span, help)
 
 
 def _indexed_call(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
@@ -85,7 +88,7 @@ def positional(self: Inference, e: t.Call, scope: Scope, at: Context, names: str
             self.report.error("E014", f"{names} has no argument named {arg.name}", arg.span, "its arguments go by position")
             return None
         if arg.where is not None and names not in ("batch_mean", "batch_sum"):
-            self.report.error("E014", f"where belongs to batch_mean and batch_sum, not to {names}", arg.span)
+            self.report.error("E014", f"where belongs to batch_mean and batch_sum, not to {names}", arg.span, "write for example batch_mean(e where c), or if(c, a, b)")
             return None
         values.append(self.infer(arg.value, scope, at))
     return None if is_error(*values) else values
@@ -99,8 +102,12 @@ def _apply_def(self: Inference, function: Function, e: t.Call, scope: Scope, at:
     if args is None:
         return Typed("error", (), Kind.CONST, e.span)
     if len(args) != len(node.args):
-        return self.report.error("E014", f"{node.name} takes {len(node.args)} arguments and got {len(args)}", e.span, f"write {node.name}({', '.join(node.args)})")
+        return self.report.error("E014", f"{node.name} takes {_arguments(len(node.args))} and got {len(args)}", e.span, f"write {node.name}({', '.join(node.args)})")
     return self.apply(function, e, args, at)
+
+
+def _arguments(count: int) -> str:
+    return "1 argument" if count == 1 else f"{count} arguments"
 
 
 def _model(self: Inference, name: str, e: t.Call, scope: Scope, at: Context) -> Typed:
@@ -112,7 +119,10 @@ def _model(self: Inference, name: str, e: t.Call, scope: Scope, at: Context) -> 
         return self.report.error("E014", f"{name} takes one point and got {len(args)}", e.span, f"write {name}(x)")
     point = args[0]
     if point.kind is not Kind.INPUT:
-        return self.report.error("E013", f"{name} takes an Input, and this is {DESCRIPTION[point.kind]}", e.args[0].span, "write for example f(x)", label=str(point.kind))
+        help = f"write for example {name}(x)"
+        if name == "p" and point.op == "logits":
+            help = f"p is already the softmax of f: write p({_subject(point.args[0])})"
+        return self.report.error("E013", f"{name} takes an Input, and this is {DESCRIPTION[point.kind]}", e.args[0].span, help, label=str(point.kind))
     logits = Typed("logits", (point,), Kind.LOGITS, e.span, depends=point.depends | {"theta"})
     if name == "f":
         return logits
@@ -172,15 +182,18 @@ def _operation(self: Inference, row: Operation, e: t.Call, scope: Scope, at: Con
     if not e.double_bar and row.bars == "only":
         return self.report.error("E014", f"the arguments of {row.name} stand around ||", e.span, f"write {row.example}: the target comes first")
     if not row.required <= len(args) <= len(row.params):
-        wanted = str(row.required) if row.required == len(row.params) else f"{row.required} to {len(row.params)}"
-        return self.report.error("E014", f"{row.name} takes {wanted} arguments and got {len(args)}", e.span, f"write {row.example}")
+        wanted = _arguments(row.required) if row.required == len(row.params) else f"{row.required} to {_arguments(len(row.params))}"
+        return self.report.error("E014", f"{row.name} takes {wanted} and got {len(args)}", e.span, f"write {row.example}")
     spans = [a.value.span for a in e.args]
     if e.double_bar and row.bars == "swap":
         args, spans = args[::-1], spans[::-1]
-    for position, (value, allowed) in enumerate(zip(args, row.params, strict=False)):
-        if value.kind not in allowed:
-            return _refuse(self, row, value, spans[position])
-        if position in row.static and value.value is None:
+    wrong = [n for n, allowed in enumerate(row.params[: len(args)]) if args[n].kind not in allowed]
+    if row.name == "CE" and args[0].kind in CLASSES:
+        wrong = [0]
+    if wrong:
+        return [_refuse(self, row, args, n, spans) for n in wrong][0]
+    for position in row.static:
+        if position < len(args) and args[position].value is None:
             return self.report.error("E015", f"this argument of {row.name} must be a fixed number", spans[position], f"for example {row.example}")
     return _operation_node(self, row, e, args, scope, at)
 
@@ -189,7 +202,7 @@ def _operation_node(self: Inference, row: Operation, e: t.Call, args: list[Typed
     if row.name == "norm" and args[1].value not in (*_NORMS, float("inf")):
         return self.report.error("E016", f"there is no norm of order {args[1].value}", e.args[1].span, "the order is 1, 2 or inf")
     if row.name == "smooth" and not 0 <= (args[1].value or 0) <= 1:
-        return self.report.error("E016", "the share of label smoothing lies between 0 and 1", e.args[1].span)
+        return self.report.error("E016", "the share of label smoothing lies between 0 and 1", e.args[1].span, f"write for example {row.example}")
     if row.name in ("dot", "cos") and (args[0].kind is Kind.INPUT) != (args[1].kind is Kind.INPUT):
         return self.report.error("E013", f"{row.name} takes two Inputs or two Vectors", e.span, f"these are {DESCRIPTION[args[0].kind]} and {DESCRIPTION[args[1].kind]}")
     if row.name in ("max", "min"):
@@ -221,13 +234,16 @@ def _condition(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed |
     return None if where is None else self.scalar(where, scope, at, "the condition after where")
 
 
-def _refuse(self: Inference, row: Operation, value: Typed, span: t.Span) -> Typed:
+def _refuse(self: Inference, row: Operation, args: list[Typed], position: int, spans: list[Span]) -> Typed:
     """The wrong type for an operation, with the way out."""
+    value, span = args[position], spans[position]
     said = row.refusal or "does not take this"
     what = DESCRIPTION[value.kind] if value.kind is not Kind.LOGITS else "logits"
     subject = _subject(value)
     help, edit = "", None
-    if value.op == "logits" and any(Kind.PROB in p for p in row.params):
+    if row.name == "CE" and value.kind in CLASSES and position == 0:
+        help = f"the prediction comes first: write CE({_subject(args[1])}, {subject})"
+    elif value.op == "logits" and any(Kind.PROB in p for p in row.params):
         fixed = f"p({_subject(value.args[0])})"
         help, edit = f"write {fixed}", Edit(span, fixed)
     elif value.kind in CLASSES and Kind.PROB in row.params[0]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lossdsl.check import binders, draws
 from lossdsl.check.infer import Context
-from lossdsl.check.options import validated
+from lossdsl.check.options import binder_as_call, validated
 from lossdsl.check.scope import Later, LevelName, Scope, Value, is_error
 from lossdsl.check.typed import Axis, Domain, SolverSpec, Typed, TypedLevel, TypedSet
 from lossdsl.diagnostics import did_you_mean
@@ -78,6 +78,8 @@ def _objective(self: Checker, node: t.Level, axis: Axis | None, steps: int | Non
 def check_solver(self: Checker, node: t.Level) -> SolverSpec | None:
     """`by pgd(steps = 10, step = step, start = x)`."""
     call = node.solver
+    if call is not None and binder_as_call(self.inference, call.func):
+        return None
     if call is None:
         if not self.report.lost_words:
             self.report.error("E018", f"the level of {node.var} names no solver", node.span, "add: by pgd(steps = 10, step = 2/255, start = x)")
@@ -94,7 +96,11 @@ def check_solver(self: Checker, node: t.Level) -> SolverSpec | None:
         self.report.not_yet(LATER_OPTIONS[str(arg.name)], arg.span)
     starts = [a for a in call.args if a.name == "start"]
     rest = tuple(a for a in call.args if a.name != "start" and a not in later)
-    options = validated(self.inference, SOLVERS[name].options, name, rest, call.span, self.scope, self.at)
+    taken = tuple(str(a.name) for a in (*starts, *later))
+    options = validated(self.inference, SOLVERS[name].options, name, rest, call.span, self.scope, self.at, taken)
+    strange = any(a.name not in SOLVERS[name].options.model_fields for a in rest)
+    if not starts and strange:
+        return None
     start = _start(self, starts, call, node, name)
     if options is None or start is None:
         return None
@@ -175,6 +181,8 @@ def check_upper(self: Checker, node: t.Upper) -> None:
 
 
 def optimizer(self: Checker, call: t.Call) -> OptimizerSpec | None:
+    if binder_as_call(self.inference, call.func):
+        return None
     name = call.func.id if isinstance(call.func, t.Name) else ""
     if name not in OPTIMIZERS:
         self.report.error("E023", f"there is no optimizer {name}".rstrip(), call.func.span, did_you_mean(name, OPTIMIZERS))

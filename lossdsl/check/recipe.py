@@ -60,6 +60,8 @@ class Checker:
         """Add a name; built-ins and names in use are refused."""
         if name in BUILT_IN or (name in functions() and not isinstance(binding, Value)) or name == "f":
             self.report.error("E032", f"{name} is built in and cannot be declared", span, "choose another name")
+            if self.scope.get(name) is None and name in (*BUILT_IN, *functions()):
+                return
         elif self.scope.get(name) is not None:
             related = (Related(self.places[name], f"{name} is introduced here"),) if name in self.places else ()
             self.report.error("E011", f"{name} is declared twice", span, "choose another name, or remove one of them", related=related)
@@ -74,7 +76,8 @@ class Checker:
             self.report.not_yet("generators", node.span)
             return
         if len(set(node.args)) != len(node.args):
-            self.report.error("E011", f"{node.name} has two arguments of one name", node.span)
+            self.report.error("E011", f"{node.name} has two arguments of one name", node.span, "give each argument its own name")
+            self.declare(node.name, Later("a wrong def"), node.span, "def")
             return
         scope = self._try_def(node, self.scope)
         self.declare(node.name, Function(node, scope.declare(node.name, Later("recursion"))), node.span, "def")
@@ -88,7 +91,8 @@ class Checker:
                 self.report.error("E026", f"{node.name} calls itself", part.span, "defs are not recursive")
                 scope = scope.declare(part.id, Later("recursion"))
             elif isinstance(part, t.Name) and part.id not in known | bound and part.id not in ("D", "top"):
-                self.report.unknown(part.id, scope, part.span, self.later)
+                inside = Scope({**scope.names, **dict.fromkeys(node.args, Later("an argument"))})
+                self.report.unknown(part.id, inside, part.span, self.later)
                 scope = scope.declare(part.id, Later("an unknown name"))
         return scope
 
@@ -99,7 +103,7 @@ class Checker:
 
     def _keyword(self, node: t.Keyword) -> None:
         if node.keyword == "remove":
-            self.report.error("E028", "remove belongs to a recipe that extends another", node.span)
+            self.report.error("E028", "remove belongs to a recipe that extends another", node.span, "write recipe NAME extends BASE, or delete the statement itself")
         elif node.keyword in self.words:
             self.report.error("E011", f"{node.keyword} is given twice", node.span, "keep one of them")
         else:
@@ -204,6 +208,9 @@ class Checker:
         self._unused(node)
 
     def _unused(self, node: t.Declaration) -> None:
+        """Names nobody uses; silent beside errors, which often stand where the use was meant."""
+        if self.report.failed:
+            return
         kinds = {t.Param: "param", t.Let: "let", t.Sample: "sample", t.Def: "def"}
         for item in node.items:
             kind = kinds.get(type(item))

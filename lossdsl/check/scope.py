@@ -13,6 +13,16 @@ from lossdsl.source import NOWHERE, Span
 from lossdsl.syntax import tree as t
 
 DRAWS = ("normal", "uniform", "corner", "rademacher")
+ELSEWHERE = {
+    "cross_entropy": "CE", "CrossEntropyLoss": "CE", "nll": "CE", "NLL": "CE", "ce_loss": "CE", "kl_div": "KL", "KLDivLoss": "KL", "js": "JS",
+    "mse": "SE", "MSE": "SE", "entropy": "H", "detach": "stop", "stopgrad": "stop", "stop_gradient": "stop", "no_grad": "stop", "sg": "stop",
+    "model": "f", "net": "f", "logits": "f", "F": "f", "prob": "p", "probs": "p", "sigmoid": "tanh", "ln": "log", "one_hot": "onehot", "dist": "norm",
+    "clamp": "clip", "cosine_similarity": "cos", "cos_sim": "cos", "normalize": "unit", "where": "if", "zero_one": "error", "max_margin": "hinge",
+    "x_adv": "x'", "xadv": "x'", "adv": "x'", "x_pert": "x'", "x_hat": "x'", "x_tilde": "x'", "label": "y", "labels": "y", "target": "y",
+    "num_classes": "K", "C": "K", "epsilon": "eps", "alpha": "step", "step_size": "step",
+}  # fmt: skip
+"""What other libraries and papers call the names of the language; only a hint in messages."""
+
 BUILT_IN = ("x", "y", "f", "p", "theta", "K")
 
 
@@ -107,8 +117,9 @@ class Report:
             return Typed("error", (), Kind.CONST, span)
         if name in later:
             return self.error("E010", f"{name} is used before it is declared", span, f"declare {name} above this line")
-        names = {*scope.names, *BUILT_IN, *functions()} - {"D"}
-        return self.error("E010", f"there is no {name} here", span, did_you_mean(name, names) if len(name) > 1 or name.lower() != name else "")
+        names = {*scope.names, "x", "y", "K"}
+        best = ELSEWHERE.get(name, "")
+        return self.error("E010", f"there is no {name} here", span, f"did you mean {best}?" if best in names else did_you_mean(name, names))
 
 
 def is_error(*values: Typed) -> bool:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lossdsl.diagnostics import UserError
+from lossdsl.assets import attack_paths
+from lossdsl.diagnostics import UserError, did_you_mean
 from lossdsl.engine.closures import Closure, Frame, Values
 from lossdsl.engine.inputs import check_batch, domain_of
 from lossdsl.engine.level import LevelRunner
 from lossdsl.engine.modes import kept_modes
-from lossdsl.front import Recipe
-from lossdsl.lang.types import Kind
+from lossdsl.front import Recipe, load, parse_recipe
 from lossdsl.plan.ir import Instr, Plan, codes
 
 CHUNK = 4096
@@ -38,7 +38,7 @@ class _Compiled:
 
     def __init__(self, recipe: Recipe, model: nn.Module, num_classes: int, device: torch.device | None, chunk: int, check: bool) -> None:
         self.recipe, self.model, self.num_classes, self.device, self.chunk, self.check = recipe, model, num_classes, device, chunk, check
-        self.domain = domain_of(recipe.domain)
+        self.domain = domain_of(recipe.domain, device or next((p.device for p in model.parameters()), None))
         self._plan_for(recipe)
 
     def _plan_for(self, recipe: Recipe) -> None:
@@ -73,6 +73,14 @@ class Step(_Compiled):
         super()._plan_for(recipe)
         assert self.plan.upper is not None
         self._upper = Closure(self.plan.upper.code, self._kinds, self._place)
+        self._terms = _distinct([self._written(r, t) for r, t in zip(self.plan.upper.code.results, self.plan.upper.terms, strict=False)])
+
+    def _written(self, result: int, text: str) -> str:
+        """A term as the recipe writes it, on one line."""
+        span = self._kinds[result].span
+        source = self.recipe.source.holding(span)
+        words = " ".join(source.excerpt(span).split())
+        return text if not words else "-" + words if text.startswith("-") and not words.startswith("-") else words
 
     def __call__(self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None, index: Tensor | None = None) -> Loss:
         """Solve the lower levels and return the upper loss, ready for `.backward()`.
@@ -137,7 +145,7 @@ class Step(_Compiled):
         for part in results[1:count]:
             total = total + part
         loss = total.as_subclass(Loss)
-        loss.terms = {name: value.detach() for name, value in zip(_distinct(upper.terms), results, strict=False)}
+        loss.terms = {name: value.detach() for name, value in zip(self._terms, results, strict=False)}
         loss.logs = {name: value.detach() for name, value in zip(upper.logs, results[count:], strict=True)}
         return loss
 
@@ -188,21 +196,45 @@ class Attack(_Compiled):
             )  # fmt: skip
         return rows
 
-    def run(self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None, runs: tuple[str, ...] | None = None) -> dict[str, tuple[Tensor, Tensor | None]]:
-        """Each run's points [B, *input] and, where it compared restarts, their objective [B] (larger is stronger).
+    def run(self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None, only: str | None = None) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Each run's points [B, *input] and their objective [B] (larger is stronger; None if nothing is to be compared).
 
-        `runs` names the runs wanted (default all). A family has shape [B, n, *input].
+        `only` names the one run wanted. A family has shape [B, n, *input].
         """
         x, y = self._batch(x, y)
         found = {}
         with kept_modes(self.model) as modes:
             for level in self._levels:
-                if runs is not None and level.plan.level.run not in runs:
+                if only is not None and level.plan.level.run != only:
                     continue
                 frame = Frame(x, y, self.model, modes, self.num_classes, generator)
-                solution = level.run(frame, self._values())
+                solution = level.run(frame, self._values(), rated=self.count == "best_loss" and len(self._levels) > 1)
                 found[str(level.plan.level.run)] = (solution.point, solution.objective)
         return found
+
+
+def step_compiler(recipe: Recipe) -> Callable[[nn.Module, int, torch.device], Step]:
+    """A function that compiles one recipe for a model, for the trainer."""
+
+    def build(model: nn.Module, num_classes: int, device: torch.device) -> Step:
+        step = compile(recipe, model, num_classes=num_classes, device=device)
+        assert isinstance(step, Step)
+        return step
+
+    return build
+
+
+def attack_compiler(name: str, overrides: Mapping[str, float | int], model: nn.Module, num_classes: int, device: torch.device) -> Attack:
+    """An attack suite by name, path or text, with other params, on a model.
+
+    Raises UserError if there is no such suite or if the name is that of a training recipe.
+    """
+    suite = parse_recipe(name, "<attack>") if "\n" in name else load(name)
+    if suite.kind != "attack":
+        raise UserError(f"{suite.name} is a training recipe, not an attack suite", fix=did_you_mean(suite.name, attack_paths()))
+    attack = compile(suite.with_params(**overrides), model, num_classes=num_classes, device=device)
+    assert isinstance(attack, Attack)
+    return attack
 
 
 def _averaged(frame: Frame, value: Any) -> Tensor:
@@ -217,7 +249,7 @@ def _shown(key: tuple[Any, ...]) -> str:
     return str(key[0]) if len(key) == 1 else f"{key[0]}@{key[1]}"
 
 
-def _distinct(names: tuple[str, ...]) -> list[str]:
+def _distinct(names: list[str]) -> list[str]:
     out: list[str] = []
     for name in names:
         out.append(name if name not in out else f"{name} #{len(out) + 1}")
@@ -241,8 +273,6 @@ def compile(
     range, NaN, and inputs outside the domain.
     Raises UserError, or RecipeError for a recipe with errors.
     """
-    from lossdsl.front import load
-
     recipe = load(recipe) if isinstance(recipe, str) else recipe
     if not isinstance(model, nn.Module):
         raise UserError(f"the model is a {type(model).__name__}, not a torch.nn.Module", where="compile")
@@ -250,11 +280,18 @@ def compile(
         raise UserError(f"num_classes is {num_classes!r}", where="compile", fix="pass the number of classes, a whole number from 2")
     if chunk < 1:
         raise UserError(f"chunk is {chunk}", where="compile", fix="pass a number of points from 1")
-    place = torch.device(device) if device is not None else None
+    place = _device(device)
     kind = Step if recipe.kind == "recipe" else Attack
     compiled = kind(recipe, model, num_classes, place, chunk, check)
     _check_classes(compiled)
     return compiled
+
+
+def _device(device: torch.device | str | None) -> torch.device | None:
+    try:
+        return None if device is None else torch.device(device)
+    except RuntimeError:
+        raise UserError(f"there is no device {device!r}", where="compile", fix="cpu, cuda or cuda:N") from None
 
 
 def _check_classes(compiled: _Compiled) -> None:
@@ -269,4 +306,4 @@ def _check_classes(compiled: _Compiled) -> None:
             raise UserError(f"{i.text} needs {needed} classes, and there are {compiled.num_classes}", where=compiled._place(i))
 
 
-__all__ = ["Attack", "Kind", "Loss", "Step", "compile"]
+__all__ = ["Attack", "Loss", "Step", "attack_compiler", "compile", "step_compiler"]

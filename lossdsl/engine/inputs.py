@@ -11,11 +11,11 @@ from lossdsl.diagnostics import UserError
 from lossdsl.solve import Domain
 
 
-def domain_of(ends: tuple[Any, Any] | None) -> Domain | None:
+def domain_of(ends: tuple[Any, Any] | None, device: torch.device | None) -> Domain | None:
     """The box of an `input x in ...` statement; per-channel ends become [C, 1, 1]."""
     if ends is None:
         return None
-    low, high = (torch.tensor(e).reshape(-1, 1, 1) if isinstance(e, tuple) else float(e) for e in ends)
+    low, high = (torch.tensor(e, device=device).reshape(-1, 1, 1) if isinstance(e, tuple) else float(e) for e in ends)
     return Domain(low, high)
 
 

@@ -31,13 +31,19 @@ class LevelRunner:
         self.outside = [n for n in sorted({*self.start.needs, *self.body.needs})]
         self.kinds = kinds
 
-    def run(self, frame: Frame, values: Values) -> Solution:
-        """The solution, its iterates and objective, [B, *input] or for a family [B, n, *input]."""
+    def run(self, frame: Frame, values: Values, rated: bool = False) -> Solution:
+        """The solution, its iterates and objective, [B, *input] or for a family [B, n, *input].
+
+        `rated`: evaluate the objective at the solution even if no choice inside the level needed it.
+        """
         with constant_parameters(frame.model):
             with torch.no_grad():
                 self.before.run(frame, values)
             wide, wide_values, copies = self._widened(frame, values)
             solution = self._solve(wide, wide_values)
+            if rated and solution.objective is None:
+                with torch.no_grad():
+                    solution = replace(solution, objective=self._objective(wide, wide_values)(solution.point))
         if copies is None:
             return solution
         batch = frame.x.shape[0]
@@ -114,8 +120,9 @@ class LevelRunner:
             start = start.clone() if isinstance(start, Tensor) and start.dim() else torch.zeros_like(frame.x)
             return start if solver.start_kind == "raw" else region.project(start)
 
-    def _solve_chunk(self, frame: Frame, values: Values, starts: Iterator[Tensor]) -> Solution:
-        solver, key, result = self.plan.level.solver, (self.name,), self.body.results[0]
+    def _objective(self, frame: Frame, values: Values) -> Callable[[Tensor], Tensor]:
+        """What the solver maximises, per example."""
+        key, result = (self.name,), self.body.results[0]
 
         def objective(point: Tensor) -> Tensor:
             frame.points[key] = point
@@ -125,7 +132,11 @@ class LevelRunner:
                 value = value.expand(point.shape[0])
             return value if self.sign > 0 else -value
 
-        problem = Problem(objective, self._set(frame, values), lambda: next(starts), frame.generator, name=self.name)
+        return objective
+
+    def _solve_chunk(self, frame: Frame, values: Values, starts: Iterator[Tensor]) -> Solution:
+        solver = self.plan.level.solver
+        problem = Problem(self._objective(frame, values), self._set(frame, values), lambda: next(starts), frame.generator, name=self.name)
         options = solver.options
         return solve(
             problem,

@@ -360,7 +360,7 @@ def _upper(recipe: TypedRecipe, counter: list[int]) -> Upper:
 
 
 def _terms(e: Typed, sign: int = 1) -> list[tuple[int, Typed]]:
-    """The addends of the objective."""
-    if e.op in ("add", "sub"):
+    """The addends of the objective as written; a sum over whole numbers is one of them."""
+    if e.op in ("add", "sub") and e.args[0].span != e.args[1].span and e.span not in (e.args[0].span, e.args[1].span):
         return _terms(e.args[0], sign) + _terms(e.args[1], sign if e.op == "add" else -sign)
     return [(sign, e)]

@@ -52,6 +52,11 @@ class DataSet:
         return self.train.examples.shape
 
     @property
+    def title(self) -> str:
+        """Name and note, for reports."""
+        return f"{self.name} ({self.note})" if self.note else self.name
+
+    @property
     def num_classes(self) -> int:
         return len(self.classes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from lossdsl.run.examples import Examples, chunks, whole
 
 DECODE_AHEAD = 64
 TEST_SHARE = 0.2
+MEMORY_LIMIT = 2**30
+"""Bytes of decoded images that are kept."""
 
 
 class _Decoded(Dataset["Tensor | str"]):
@@ -54,6 +57,9 @@ class FolderExamples(Examples):
         self.folder, self.root, self.workers = folder, root, workers
         self.labels = torch.tensor(folder.targets)
         self.shape = tuple(self._check(_Decoded(folder)[0]).shape)
+        self.held = torch.zeros(len(self), dtype=torch.bool)
+        fits = len(self) * math.prod(self.shape) <= MEMORY_LIMIT
+        self.cache = torch.empty((len(self), *self.shape), dtype=torch.uint8) if fits else None
 
     def _check(self, item: Tensor | str, position: int = 0) -> Tensor:
         if isinstance(item, str):
@@ -69,7 +75,19 @@ class FolderExamples(Examples):
             yield images.float().div_(255)
 
     def images(self, order: Sequence[Tensor]) -> Iterator[Tensor]:
-        """As `inputs`, but uint8."""
+        """As `inputs`, but uint8. Images are decoded once and kept where all of them fit into MEMORY_LIMIT."""
+        if self.cache is None:
+            yield from self._decode(order)
+            return
+        missing = [index[~self.held[index]] for index in order]
+        decoded = self._decode([absent for absent in missing if len(absent)])
+        for index, absent in zip(order, missing, strict=True):
+            if len(absent):
+                self.cache[absent] = next(decoded)
+                self.held[absent] = True
+            yield self.cache[index]
+
+    def _decode(self, order: Sequence[Tensor]) -> Iterator[Tensor]:
         positions = [index.tolist() for index in order]
         # A loader without a generator draws a seed from torch's global one, which would change the run when it is resumed.
         loader = DataLoader(

@@ -163,7 +163,7 @@ def _write(
     short = hashlib.sha256(key.encode()).hexdigest()[:8]
     file = request.run / f"evaluate-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}-{request.which}-{short}.json"
     result = EvaluateResult(
-        file=file, run=request.run, checkpoint=request.which, epoch=epoch, data=data.note or data.name, split=request.split, attack=name,
+        file=file, run=request.run, checkpoint=request.which, epoch=epoch, data=data.title, split=request.split, attack=name,
         count=count, settings=settings, seed=request.seed, clean=got.clean, robust=got.robust, runs=got.runs, seconds=seconds,
     )  # fmt: skip
     write_json(file, result.to_json())

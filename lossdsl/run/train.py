@@ -290,7 +290,7 @@ def _final(request: TrainRequest, session: Session, data: DataSet, reporter: Rep
         )
     about = {"name": attack.name, "count": attack.count, "settings": [dict(row) for row in attack.settings], "seed": request.seed}
     result = TrainResult(
-        "finished", session.out, place.epoch - 1, place.updates, place.seconds, reports[BEST], reports[LAST], about, data.note or data.name
+        "finished", session.out, place.epoch - 1, place.updates, place.seconds, reports[BEST], reports[LAST], about, data.title
     )
     write_json(session.out / RESULT, _to_json(result))
     return result

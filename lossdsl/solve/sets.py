@@ -190,8 +190,8 @@ class _Radial(InputSet):
         self._inner = self._limit * (1 - torch.finfo(self.center.dtype).eps)  # so that rounding does not leave the ball
         self._up = self._down = self._inner
         if self.lo is not None and self.hi is not None:
-            self._up = torch.minimum(rows(self.hi.expand_as(self.center)).double() - self._origin, self._inner).clamp_min_(0.0)
-            self._down = torch.minimum(self._origin - rows(self.lo.expand_as(self.center)).double(), self._inner).clamp_min_(0.0)
+            self._up = torch.minimum(rows(self.hi.expand_as(self.center)).double() - self._origin, self._inner)
+            self._down = torch.minimum(self._origin - rows(self.lo.expand_as(self.center)).double(), self._inner)
 
     @abstractmethod
     def _projected(self, lengths: Tensor, room: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_LARGE = 1e150  # its square is still a float64
+_LARGE = 1e150  # its square is still a float64: keeps inf * 0 out where squared slopes underflow
 
 
 def l2_sizes(slopes: Tensor, room: Tensor, radius: Tensor) -> Tensor:
@@ -29,8 +29,7 @@ def l2_sizes(slopes: Tensor, room: Tensor, radius: Tensor) -> Tensor:
     saturated, free = _padded(saturated, front=True), _padded(free, front=False)  # column k: the first k coordinates are at their room
     reached = saturated[:, 1:] + breaks.square_() * free[:, 1:]  # squared norm at the k-th breakpoint
     count = (reached <= 1.0).sum(1, keepdim=True)
-    budget = (1.0 - saturated.gather(1, count)).clamp_min_(0.0)
-    scale = (budget / free.gather(1, count)).sqrt_().nan_to_num_(nan=0.0, posinf=_LARGE)
+    scale = ((1.0 - saturated.gather(1, count)) / free.gather(1, count)).sqrt_().nan_to_num_(nan=0.0, posinf=_LARGE)
     sizes = torch.where(count == slopes.shape[1], room, torch.minimum(slopes * scale, room))
     return sizes.mul_(radius)
 

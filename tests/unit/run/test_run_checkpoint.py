@@ -83,7 +83,12 @@ def test_a_flipped_bit_is_found_anywhere(tmp_path: Path, place: float) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "there is no checkpoint here"), (b"", "damaged or not a checkpoint"), (b"PK\x03\x04 a pickle", "damaged or not a checkpoint"), ("cut", "damaged")],
+    [
+        (None, "there is no checkpoint here"),
+        (b"", "damaged or not a checkpoint"),
+        (b"PK\x03\x04 a pickle", "damaged or not a checkpoint"),
+        ("cut", "damaged"),
+    ],
 )
 def test_what_is_not_a_checkpoint(tmp_path: Path, content: bytes | str | None, message: str) -> None:
     path = tmp_path / "last.safetensors"

@@ -69,7 +69,9 @@ def test_other_content_has_another_digest() -> None:
     assert one.digest() != from_tensors("t", (x, 1 - y), (x, y), 2).digest()
 
 
-@pytest.mark.parametrize(("name", "message"), [("minst", "did you mean mnist"), ("imagefolder", "takes a path"), ("digits:x", "takes a path")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("minst", "did you mean mnist"), ("imagefolder", "takes a path"), ("digits:x", "takes a path")]
+)
 def test_unknown_names(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_data(DataRequest(name))
@@ -219,6 +221,24 @@ def write_folder(root: Path, count: int, size: int = 6, classes: tuple[str, ...]
         (root / name).mkdir(parents=True)
         for n in range(count):
             Image.new("RGB", (size, size), (50 * k, 10 * n, 255)).save(root / name / f"{n:03}.png")
+
+
+@pytest.mark.parametrize("limit", [0, 2**20])
+def test_images_are_decoded_once_where_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr("lossdsl.run.data_folder.MEMORY_LIMIT", limit)
+    write_folder(tmp_path, 10)
+    data = load_data(DataRequest(f"imagefolder:{tmp_path}"))
+    orders = [[torch.tensor([5, 0]), torch.tensor([1, 2, 3])], [torch.tensor([3, 4, 0]), torch.tensor([1])]]
+    first = [[batch.x for batch in data.train.batches(order)] for order in orders]
+    for path in tmp_path.rglob("*.png"):
+        path.unlink()
+    if limit:
+        assert all(torch.equal(x, batch.x) for x, batch in zip(first[1], data.train.batches(orders[1]), strict=True))
+        reds = [(data.train.positions[i] % 10 * 10).tolist() for i in orders[1]]
+        assert [(x[:, 1, 0, 0] * 255).round().tolist() for x in first[1]] == reds
+    else:
+        with pytest.raises(UserError, match="not a readable image"):
+            list(data.train.batches(orders[1]))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

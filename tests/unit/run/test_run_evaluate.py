@@ -97,7 +97,7 @@ def test_each_gives_one_number_per_run() -> None:
 
 
 def test_an_attack_outside_its_radius_is_our_fault_and_said() -> None:
-    with pytest.raises(RuntimeError, match="outside the radius 0.5"):
+    with pytest.raises(RuntimeError, match=r"outside the radius 0\.5"):
         measured(Scripted("worst", {"one": ([0], None)}, radius=0.5))
     assert measured(Scripted("worst", {"one": ([0], None)}, radius=0.81)).robust == Rate(4, 6)
 
@@ -214,13 +214,40 @@ def printed(renderable: Any) -> str:
 
 def test_reports_say_every_setting(run: Path) -> None:
     text = printed(evaluate_report(ask(run, overrides={"eps": 8 / 255})))
-    for part in ("best checkpoint", "count worst", "steps 4", "restarts 1", "radius 8/255", "seed 0", "made up", "Wilson", "robust (pgd20)"):
+    for part in (
+        "best checkpoint",
+        "count worst",
+        "steps 4",
+        "restarts 1",
+        "radius 8/255",
+        "seed 0",
+        "made up",
+        "Wilson",
+        "robust (pgd20)",
+    ):
         assert part in text
-    text = printed(train_report(train(make_request(run, recipe=FakeRecipe(train=TrainOptions(epochs=2, batch=32, validation=0.25, precision="float64")), resume=True))))
+    text = printed(
+        train_report(
+            train(
+                make_request(
+                    run, recipe=FakeRecipe(train=TrainOptions(epochs=2, batch=32, validation=0.25, precision="float64")), resume=True
+                )
+            )
+        )
+    )
     for part in ("best", "last", "robust (pgd20)", "count worst", "nothing was trained", "6 updates"):
         assert part in text
 
 
 def test_numbers_are_shown_as_people_write_them() -> None:
-    assert [show_number(v) for v in (8 / 255, 2 / 255, 0.3, 0.2, 1.0, 0.001, 10, "uniform")] == ["8/255", "2/255", "0.3", "0.2", "1", "0.001", "10", "uniform"]
+    assert [show_number(v) for v in (8 / 255, 2 / 255, 0.3, 0.2, 1.0, 0.001, 10, "uniform")] == [
+        "8/255",
+        "2/255",
+        "0.3",
+        "0.2",
+        "1",
+        "0.001",
+        "10",
+        "uniform",
+    ]
     assert settings_line({"name": "ce", "steps": 10, "step": 2 / 255, "start": None}) == "ce: steps 10, step 2/255"

@@ -67,7 +67,12 @@ def test_seed_decides_the_initial_weights() -> None:
 
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
-    [("smalcnn", (1, 8, 8), "did you mean smallcnn"), ("lenet", (1, 8, 8), "at least 12x12 pixels"), ("smallcnn", (9,), "takes images"), ("resnet18", (9,), "takes images")],
+    [
+        ("smalcnn", (1, 8, 8), "did you mean smallcnn"),
+        ("lenet", (1, 8, 8), "at least 12x12 pixels"),
+        ("smallcnn", (9,), "takes images"),
+        ("resnet18", (9,), "takes images"),
+    ],
 )
 def test_models_that_cannot_be_built(name: str, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -81,7 +86,8 @@ import torch
 from torch import nn
 
 def plain(): return nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
-def told(in_channels, image_size, num_classes, width=4): return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size[0] * image_size[1], num_classes))
+def told(in_channels, image_size, num_classes, width=4):
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size[0] * image_size[1], num_classes))
 class Net(nn.Sequential):
     def __init__(self, num_classes): super().__init__(nn.Flatten(), nn.Linear(36, num_classes))
 def needy(depth): return plain()

@@ -133,7 +133,7 @@ def test_momentum_weighs_gradients_of_every_size_alike_and_survives_zero() -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("make", [lambda: Pgd(0.1), lambda: Momentum(0.1), lambda: Linear(), lambda: Ascent(0.1)])
+@pytest.mark.parametrize("make", [lambda: Pgd(0.1), lambda: Momentum(0.1), Linear, lambda: Ascent(0.1)])
 def test_a_zero_gradient_moves_nothing(kind: type[InputSet], make: Any) -> None:
     at = torch.rand(2, 3)
     found = solve(Problem(lambda v: (0.0 * v).sum(1), kind(at, 0.2, UNIT), lambda: at), make(), 3).point

@@ -138,6 +138,13 @@ def test_l2_in_float64_where_squares_would_overflow_or_vanish() -> None:
         assert best[0].tolist() == pytest.approx([-0.8, 0.6], rel=1e-14)
 
 
+@pytest.mark.parametrize(("radius", "second"), [(2.0, 0.8), (0.9, 0.0)])
+def test_l2_maximiser_with_slopes_so_unequal_that_their_squares_underflow(radius: float, second: float) -> None:
+    members = L2(torch.zeros(1, 3, dtype=torch.float64), radius, Domain(torch.zeros(3).double(), torch.tensor([0.6, 0.8, 1.0]).double()))
+    best = members.linear_maximiser(torch.tensor([[1.0, 1e-200, 0.0]], dtype=torch.float64), members.center)
+    assert best[0].tolist() == pytest.approx([0.6, second, 0.0], abs=1e-6)
+
+
 def test_l1_projection_where_the_threshold_itself_would_cancel() -> None:
     members = L1(torch.zeros(2, 2), 1.0, Domain(-0.5, 10.0))
     projected = members.project(torch.tensor([[1e30, 1e30], [-1e30, 1.0]]))

@@ -67,7 +67,8 @@ def _grow(expr: st.SearchStrategy[Words]) -> st.SearchStrategy[Words]:
     )
 
 
-expressions = st.recursive(st.one_of(names, numbers), _grow, max_leaves=12)
+_expressions = st.recursive(st.one_of(names, numbers), _grow, max_leaves=12)
+expressions: st.SearchStrategy[Words] = st.deferred(lambda: _expressions)
 _posts = st.one_of(names, seq(names, "(", listed(expressions), ")"), seq("(", expressions, ")"))
 _intervals = seq("[", expressions, ",", expressions, "]")
 _solvers = st.one_of(names, seq(names, "( )"), seq(names, "(", listed(seq(names, "=", expressions)), ")"))
@@ -114,8 +115,9 @@ items = st.one_of(
     seq("count", names),
 )
 _declarations = seq(st.sampled_from((("recipe",), ("attack",))), names, maybe("extends", names), st.lists(items, max_size=4).map(lambda i: sum(i, ())))
-files = seq(st.lists(definitions, max_size=2).map(lambda d: sum(d, ())), st.lists(_declarations, max_size=2).map(lambda d: sum(d, ())))
-"""The tokens of whole files."""
+_files = seq(st.lists(definitions, max_size=2).map(lambda d: sum(d, ())), st.lists(_declarations, max_size=2).map(lambda d: sum(d, ())))
+files: st.SearchStrategy[Words] = st.deferred(lambda: _files)
+"""The tokens of whole files (deferred, for a short repr)."""
 
 
 @st.composite

@@ -19,7 +19,7 @@ from tests.unit.syntax.strategies import expressions, spaced, trees
 
 CORPUS = sorted((Path(__file__).parents[2] / "golden" / "identity").glob("*.loss"))
 SHIPPED = [*recipe_paths().values(), *attack_paths().values()]
-quick = settings(max_examples=2500, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 def clean(text: str) -> Parsed:
