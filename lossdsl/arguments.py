@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lossdsl.diagnostics import UserError, suggest
+from lossdsl.source import Source
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
@@ -60,6 +62,14 @@ def parse_settings(given: Sequence[str]) -> dict[str, int | float]:
 
 def whole_number(text: str) -> int:
     """An argparse type: 1, 2, ..."""
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
+
+
+def standard_input() -> Source:
+    """The text on standard input. Raises UserError where it is not UTF-8."""
+    try:
+        return Source(sys.stdin.buffer.read().decode("utf-8"), "<stdin>")
+    except UnicodeDecodeError as error:
+        raise UserError(f"the text is not UTF-8 (byte {error.start})", where="<stdin>", fix="send it as UTF-8") from None

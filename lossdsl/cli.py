@@ -9,7 +9,6 @@ import argparse
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from lossdsl import __version__
-from lossdsl.arguments import Parser, parse_settings, whole_number
+from lossdsl.arguments import Parser, parse_settings, standard_input, whole_number
 from lossdsl.assets import attack_paths, recipe_paths
 from lossdsl.diagnostics import Diagnostic, LossdslError, RecipeError, UserError, did_you_mean
 from lossdsl.front import CheckedFile, Recipe, check_source, load, parse_recipe, read_source
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 OK, FINDINGS, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
-_METHOD = re.compile(r"#\s*(?:method:\s*)?(T[0-9]+)\b")
 
 
 @dataclass(frozen=True)
@@ -45,22 +43,16 @@ class Command:
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
-    """The recipe of a command, with its --set values."""
-    recipe = parse_recipe(_stdin().text, "<stdin>") if arguments.recipe == "-" else load(arguments.recipe)
-    return recipe.with_params(**parse_settings(arguments.set))
-
-
-def _stdin() -> Source:
-    try:
-        return Source(sys.stdin.buffer.read().decode("utf-8"), "<stdin>")
-    except UnicodeDecodeError as error:
-        raise UserError(f"the text is not UTF-8 (byte {error.start})", where="<stdin>", fix="send it as UTF-8") from None
+    """The recipe of a command, with its --set, --by and --train."""
+    recipe = parse_recipe(standard_input().text, "<stdin>") if arguments.recipe == "-" else load(arguments.recipe)
+    recipe = recipe.with_params(**parse_settings(arguments.set))
+    return recipe.with_clauses(by=arguments.by, train=arguments.train) if arguments.by or arguments.train else recipe
 
 
 def _source(name: str) -> Source:
     """A file, a shipped recipe by name, or standard input. An existing file goes before a recipe of its name."""
     if name == "-":
-        return _stdin()
+        return standard_input()
     shipped = {**attack_paths(), **recipe_paths()}
     if Path(name).exists() or name.endswith(".loss") or os.sep in name:
         return read_source(Path(name))
@@ -106,7 +98,7 @@ def _check(arguments: argparse.Namespace) -> int:
             source = _source(name)
             file = check_source(source, settings)
             _check_settings(source, file, settings)
-            checked.append((source, file))
+            checked.append((file.parsed.source, file))
         except UserError as error:
             unread += 1
             _print_error(error)
@@ -142,7 +134,7 @@ def _fmt(arguments: argparse.Namespace) -> int:
     worst = OK
     for name in arguments.files:
         try:
-            source = _stdin() if name == "-" else read_source(Path(name))
+            source = standard_input() if name == "-" else read_source(Path(name))
             worst = max(worst, _fmt_one(source, format_text(source.text, source.name), arguments))
         except LossdslError as error:
             _print_error(error)
@@ -164,15 +156,15 @@ def _fmt_one(source: Source, text: str, arguments: argparse.Namespace) -> int:
     if source.name == "<stdin>":
         print(text, end="")
     elif changed:
-        _replace_file(Path(source.name), text)
+        _rewrite(Path(source.name), text)
         print(f"{source.name} reformatted")
     else:
         print(f"{source.name} unchanged")
     return OK
 
 
-def _replace_file(path: Path, text: str) -> None:
-    """Write the whole file or nothing: to a neighbour first, then in its place. A link stays a link."""
+def _rewrite(path: Path, text: str) -> None:
+    """Write the whole file or nothing: to a neighbour first, then in its place. A link stays a link, and the mode what it was."""
     target = path.resolve()
     neighbour = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -194,6 +186,8 @@ def _add_set(parser: Parser) -> None:
 def _recipe_arguments(parser: Parser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="the name of a shipped recipe or attack, a .loss file, or - for standard input")
     _add_set(parser)
+    parser.add_argument("--by", metavar="OPTIMIZER", help="another optimizer of the upper level: --by 'adam(lr = 1e-3)'")
+    parser.add_argument("--train", metavar="OPTIONS", help="other options of train: --train 'epochs = 30, schedule = cosine'")
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -215,7 +209,9 @@ def _list_arguments(parser: Parser) -> None:
 
 def _list(arguments: argparse.Namespace) -> int:
     """What is shipped, one line each."""
-    rows = [_describe(name, path) for name, path in (attack_paths() if arguments.attacks else recipe_paths()).items()]
+    from lossdsl.explain import describe
+
+    rows = [describe(load(name), path) for name, path in (attack_paths() if arguments.attacks else recipe_paths()).items()]
     if arguments.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return OK
@@ -223,17 +219,6 @@ def _list(arguments: argparse.Namespace) -> int:
     for row in rows:
         print(f"{row['name']:<{widths[0]}}  {row['title']:<{widths[1]}}  {row['source']}".rstrip())
     return OK
-
-
-def _describe(name: str, path: Path) -> dict[str, Any]:
-    recipe = load(name)
-    lines = [line.strip() for line in recipe.source.text.splitlines()]
-    header = next((line for line in lines if line.startswith("#")), "")
-    method = _METHOD.match(header)
-    return {
-        "name": name, "title": recipe.title, "source": recipe.source_note, "method": method[1] if method else None, "file": str(path),
-        "lines": sum(bool(line) and not line.startswith("#") for line in lines), "params": recipe.params,
-    }  # fmt: skip
 
 
 # --- train, evaluate, plot -------------------------------------------------------------------------------------------
@@ -249,7 +234,9 @@ def _add_data(parser: Parser) -> None:
 
 def _train_arguments(parser: Parser) -> None:
     _recipe_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the run: manifest, metrics, checkpoints, result")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="directory of the run: manifest, metrics, checkpoints, result"
+    )
     parser.add_argument("--data", default="digits", help="digits, mnist, cifar10, ... or imagefolder:PATH (digits)")
     parser.add_argument("--image-size", type=whole_number, metavar="N", help="resize and crop images of a folder to N pixels")
     parser.add_argument("--model", default="smallcnn", help="a model of the table, or module:factory (smallcnn)")
@@ -265,6 +252,13 @@ def _train_arguments(parser: Parser) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments)
+    if recipe.train is None or recipe.optimizer is None:
+        what = "an attack suite" if recipe.kind == "attack" else "without a train statement"
+        raise UserError(
+            f"{recipe.name} is {what} and cannot be trained",
+            where=arguments.recipe,
+            fix="name a recipe, or add: train epochs = 100, batch = 128",
+        )
     changes = {name: value for name in ("epochs", "batch") if (value := getattr(arguments, name)) is not None}
     recipe = recipe.with_train(**changes) if changes else recipe
     from lossdsl.engine.api import attack_compiler, step_compiler
@@ -272,8 +266,9 @@ def _train(arguments: argparse.Namespace) -> int:
     from lossdsl.run.report import train_report
     from lossdsl.run.train import AttackChoice, TrainRequest, train
 
+    trainable: Any = recipe  # train and optimizer are there, which its type does not say
     request = TrainRequest(
-        recipe=recipe, compile_step=step_compiler(recipe), compile_attack=attack_compiler, out=arguments.out,
+        recipe=trainable, compile_step=step_compiler(recipe), compile_attack=attack_compiler, out=arguments.out,
         data=DataRequest(arguments.data, arguments.data_root or Path("data"), arguments.image_size, arguments.workers),
         model=arguments.model, seed=arguments.seed, device=arguments.device, resume=arguments.resume, deterministic=arguments.deterministic,
         checkpoint_every=arguments.checkpoint_every, validation_attack=AttackChoice(arguments.validation_attack),
@@ -300,6 +295,7 @@ def _evaluate_arguments(parser: Parser) -> None:
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="which examples (test)")
     parser.add_argument("--batch", type=whole_number, default=512, metavar="N", help="examples at a time (512)")
     parser.add_argument("--limit", type=whole_number, metavar="N", help="the first N examples only")
+    parser.add_argument("--json", metavar="FILE", help="write the result there as JSON too (- for standard output, in place of the table)")
     _add_data(parser)
 
 
@@ -307,6 +303,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     settings = parse_settings(arguments.set)
     from lossdsl.engine.api import attack_compiler
     from lossdsl.run.evaluate import EvaluateRequest, evaluate
+    from lossdsl.run.files import write_json
     from lossdsl.run.report import evaluate_report
 
     request = EvaluateRequest(
@@ -314,7 +311,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         split=arguments.split, seed=arguments.seed, device=arguments.device, batch=arguments.batch, limit=arguments.limit,
         data_root=arguments.data_root, workers=arguments.workers, console=_console(arguments),
     )  # fmt: skip
-    _print_rich(evaluate_report(evaluate(request)))
+    result = evaluate(request)
+    if arguments.json == "-":
+        print(json.dumps(result.to_json(), indent=2))
+        return OK
+    if arguments.json:
+        write_json(Path(arguments.json), result.to_json())
+    _print_rich(evaluate_report(result))
     return OK
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "  (default)"
 _WIDTH = 11
+_METHOD = re.compile(r"#\s*(?:method:\s*)?(T[0-9]+)\b")
 _COUNTS = {
     "worst": "an example is broken if any run breaks it; later runs get only the others",
     "best_loss": "accuracy at the point of the largest objective over all runs",
@@ -32,6 +35,16 @@ def explain(recipe: Recipe) -> str:
     sections += [_level(recipe, level) for level in recipe.typed.levels]
     sections += [_upper(recipe), _logs(recipe), _train(recipe), _count(recipe), _formulas(recipe)]
     return "\n\n".join("\n".join(section) for section in sections if section)
+
+
+def describe(recipe: Recipe, path: Path) -> dict[str, Any]:
+    """What `lossdsl list` tells of a file. `method`: the number in its first comment ("# T6: ..."); `lines`: without comments."""
+    lines = [line.strip() for line in recipe.source.text.splitlines()]
+    method = _METHOD.match(next((line for line in lines if line.startswith("#")), ""))
+    return {
+        "name": recipe.name, "title": recipe.title, "source": recipe.source_note, "method": method[1] if method else None, "file": str(path),
+        "lines": sum(bool(line) and not line.startswith("#") for line in lines), "params": recipe.params,
+    }  # fmt: skip
 
 
 def _row(name: str, text: str, default: bool = False) -> str:
@@ -75,7 +88,12 @@ def _bound(value: Any) -> str:
 
 
 def _samples(recipe: Recipe) -> list[str]:
-    shapes = {"x": "one number per input coordinate", "example": "one number per example", "batch": "one number per batch", "classes": "one number per example and class"}
+    shapes = {
+        "x": "one number per input coordinate",
+        "example": "one number per example",
+        "batch": "one number per batch",
+        "classes": "one number per example and class",
+    }
     lines = [f"  {s.name} ~ {show(s.draw)}, {shapes[s.over]}" for s in recipe.typed.samples]
     return ["drawn once per batch, shared by all levels, steps and restarts", *lines] if lines else []
 
@@ -145,7 +163,9 @@ def _upper(recipe: Recipe) -> list[str]:
     objective = recipe.typed.objective
     if objective is None:
         return []
-    reduction = "a number of the batch, not averaged again" if objective.kind is Kind.CONST else "one number per example, averaged over the batch"
+    reduction = (
+        "a number of the batch, not averaged again" if objective.kind is Kind.CONST else "one number per example, averaged over the batch"
+    )
     lines = ["upper", _row("minimize", show(objective)), _row("", reduction), _row("with f in", _mode("train"), True)]
     if recipe.optimizer is not None:
         lines.append(_row("by", f"{recipe.optimizer.name} ({_torch_name(recipe.optimizer.name)})"))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING
 
 from lossdsl.check import build
 from lossdsl.check.scope import LevelName, Scope, Value, is_error
-from lossdsl.check.typed import Axis, Domain, Typed, show
+from lossdsl.check.typed import Axis, Domain, Typed, number_text, show
 from lossdsl.diagnostics import did_you_mean
 from lossdsl.lang.ops import BINDERS, NOT_YET, OPERATIONS
 from lossdsl.lang.types import CLASSES, DESCRIPTION, SCALARS, Kind
@@ -33,14 +34,14 @@ def infer_binder(self: Inference, e: t.Binder, scope: Scope, at: Context) -> Typ
         return over_integers(self, e, scope, at)
     domain = infer_domain(self, e.header, scope, at)
     if domain is None:
-        return Typed("error", (), Kind.CONST, e.span)
+        return Typed("?", (), Kind.CONST, e.span)
     axis = Axis(at.depth, domain)
     inner = scope.declare(e.header.var, Value(bound(axis, e.header.span), e.header.span, "binder"))
     body = self.scalar(e.body, inner, at.deeper(), "the body of " + e.func)
     if is_error(body):
         return body
     kind = {"argmax": Kind.CLASS, "argmin": Kind.CLASS, "softmax": Kind.VECTOR, "sort": Kind.VECTOR}.get(e.func, Kind.REAL)
-    low, high = (0.0, 1.0) if e.func == "softmax" else (body.low, body.high) if e.func in ("max", "min", "mean", "sort") else (-build.inf, build.inf)
+    low, high = (0.0, 1.0) if e.func == "softmax" else (body.low, body.high) if e.func in ("max", "min", "mean", "sort") else (-inf, inf)
     if e.func == "sum" and body.low >= 0:
         low = 0.0
     outer = build.depends(body, *([domain.expr] if domain.expr is not None else [])) - {f"@{axis.depth}"}
@@ -84,14 +85,14 @@ def over_integers(self: Inference, e: t.Binder, scope: Scope, at: Context) -> Ty
         return self.report.error("E034", f"{e.func} runs over classes, not over whole numbers", e.header.span, "over whole numbers: sum, mean, max, min")
     ends = [self.number(end, scope, at, "the end of a range") for end in (e.header.domain.low, e.header.domain.high)]
     if ends[0] is None or ends[1] is None:
-        return Typed("error", (), Kind.CONST, e.span)
+        return Typed("?", (), Kind.CONST, e.span)
     if any(not isinstance(end, int) for end in ends):
-        return self.report.error("E034", "the ends of a range are whole numbers", e.header.domain.span)
+        return self.report.error("E034", "the ends of a range are whole numbers", e.header.domain.span, "write for example k in 0..m-1")
     low, high = int(ends[0]), int(ends[1])
     if high < low:
-        return self.report.error("E034", f"the range {low}..{high} is empty", e.header.domain.span)
+        return self.report.error("E034", f"the range {low}..{high} is empty", e.header.domain.span, "both ends are included: write the smaller one first")
     if high - low >= MAX_TERMS:
-        return self.report.error("E034", f"the range {low}..{high} has more than {MAX_TERMS} terms", e.header.domain.span)
+        return self.report.error("E034", f"the range {low}..{high} has more than {MAX_TERMS} terms", e.header.domain.span, "every term is a part of the loss: take fewer")
     total: Typed | None = None
     for k in range(low, high + 1):
         inner = scope.declare(e.header.var, Value(build.number(k, e.header.span), e.header.span, "binder"))
@@ -115,7 +116,7 @@ def entry(self: Inference, base: Typed, e: t.Index, scope: Scope, at: Context) -
     if index.kind not in CLASSES and not whole:
         return self.report.error("E025", f"classes index this, and this is {DESCRIPTION[index.kind]}", e.index.span, "write v[y], v[j] inside a binder, or v[0] for class 0", label=str(index.kind))
     if whole and index.value is not None and index.value < 0:
-        return self.report.error("E025", "classes are counted from 0", e.index.span)
+        return self.report.error("E025", f"there is no class {index.value}", e.index.span, "classes are 0..K-1")
     low, high = (0.0, 1.0) if base.kind is Kind.PROB else (base.low, base.high)
     return Typed("at", (base, index), Kind.REAL, e.span, depends=build.depends(base, index), low=low, high=high)
 
@@ -124,9 +125,9 @@ def nth(self: Inference, base: Typed, e: t.Index, scope: Scope, at: Context) -> 
     """`sort(j: e)[3]`: the third largest."""
     n = self.number(e.index, scope, at, "the place in a sorted vector")
     if n is None:
-        return Typed("error", (), Kind.CONST, e.span)
+        return Typed("?", (), Kind.CONST, e.span)
     if not isinstance(n, int) or n < 1:
-        return self.report.error("E025", "places in a sorted vector are 1, 2, ...: [1] is the largest", e.index.span)
+        return self.report.error("E025", f"a sorted vector has no place {number_text(n)}", e.index.span, "places are 1, 2, ...: [1] is the largest")
     return Typed("nth", (base,), Kind.REAL, e.span, (n,), depends=base.depends, low=base.low, high=base.high)
 
 
@@ -146,8 +147,8 @@ def pick(self: Inference, family: Typed, e: t.Index, scope: Scope, at: Context) 
     if own is not None and index.axis != own:
         return self.report.error("E025", f"inside its own level {name} is one point, that of the level's own class", e.index.span, f"write {name}[j] with the j of the level's header")
     if index.family is None or index.family != family.family:
-        known = f"over {index.family.text}" if index.family else "any class"
-        return self.report.error("E025", f"{name} exists for [{family.family.text}] and this class is {known}", e.index.span, f"use a binder or an argmax over {family.family.text}")
+        known = f"this class is one of [{index.family.text}]" if index.family else "this class may be another"
+        return self.report.error("E025", f"{name} exists for [{family.family.text}], and {known}", e.index.span, f"use the class of a binder or an argmax over {family.family.text}")
     return Typed("pick", (family, index), Kind.INPUT, e.span, depends=build.depends(family, index))
 
 

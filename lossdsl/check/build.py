@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from math import inf, isfinite, isnan
+from typing import Any
 
 from lossdsl.check.typed import Typed, same
 from lossdsl.lang.types import OVER_CLASSES, SCALARS, Kind
@@ -12,7 +13,8 @@ from lossdsl.source import NOWHERE, Span
 
 ARITHMETIC = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow"}
 COMPARISON = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
-_PYTHON: dict[str, Callable[[float, float], float]] = {
+_PYTHON: dict[str, Callable[..., Any]] = {
+    "neg": operator.neg, "not": lambda a: not a,
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv, "pow": operator.pow,
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
     "max": max, "min": min, "and": lambda a, b: bool(a) and bool(b), "or": lambda a, b: bool(a) or bool(b),
@@ -52,12 +54,9 @@ def constant(op: str, span: Span, *args: Typed) -> Typed | None:
     """The folded number if all parts are numbers and the result is one."""
     if any(a.op != "number" for a in args):
         return None
-    values = [a.value for a in args]
+    values: list[Any] = [a.value for a in args]
     try:
-        if len(values) == 1:
-            result = {"neg": operator.neg, "not": lambda v: int(not v)}[op](values[0])  # type: ignore[operator]
-        else:
-            result = _PYTHON[op](*values)  # type: ignore[arg-type]
+        result = _PYTHON[op](*values)
     except (KeyError, ZeroDivisionError, OverflowError):
         return None
     if isinstance(result, complex) or isnan(result) or not isfinite(result):
@@ -113,10 +112,10 @@ def _mixture(node: Typed) -> Typed | None:
     """`(1 - a) * P + a * Q` with a in [0, 1] and P, Q probabilities."""
     if node.op != "add" or any(part.op != "mul" for part in node.args):
         return None
-    pairs = [_weighted(part) for part in node.args]
-    if pairs[0] is None or pairs[1] is None:
+    first_term, second_term = (_weighted(part) for part in node.args)
+    if first_term is None or second_term is None:
         return None
-    (c1, p1), (c2, p2) = pairs
+    (c1, p1), (c2, p2) = first_term, second_term
     if _complement(c1, c2):
         weight, first, second = c2, p1, p2
     elif _complement(c2, c1):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING
 
 from lossdsl.check import build, draws
-from lossdsl.check.scope import DRAWS, ELSEWHERE, functions, Function, Later, LevelName, Scope, Value, is_error
+from lossdsl.check.scope import DRAWS, ELSEWHERE, Function, Later, LevelName, Scope, Value, functions, is_error
 from lossdsl.check.typed import Typed
 from lossdsl.diagnostics import Edit, suggest
 from lossdsl.lang.ops import FACTS_OF_A_LEVEL, NOT_YET, OPERATIONS, Operation
@@ -33,7 +34,7 @@ def infer_call(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
         self.report.used.add(name)
         return _apply_def(self, binding, e, scope, at)
     if isinstance(binding, Later):
-        return Typed("error", (), Kind.CONST, e.span)
+        return Typed("?", (), Kind.CONST, e.span)
     if isinstance(binding, Value | LevelName):
         return self.report.error("E014", f"{name} is a value, not a function", e.func.span, f"for an entry write {name}[...]; for a product {name} * (...)")
     if name in ("f", "p"):
@@ -54,13 +55,14 @@ def infer_call(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
     if name in SETS:
         return self.report.error("E020", f"{name}(...) is a set, not a value", e.span, "sets stand after in, and inside uniform(...) and corner(...)")
     if name in self.report.lost_words:
-        return Typed("error", (), Kind.CONST, e.span)
+        return Typed("?", (), Kind.CONST, e.span)
     if name in at.later:
         return self.report.unknown(name, scope, e.func.span, at.later)
     known = {n for n in scope.names if isinstance(scope.names[n], Function)} | functions()
     best = ELSEWHERE.get(name) or suggest(name, known)
-    help = f"did you mean {best}?" if best else "a function of your own is a def; docs/language.md lists the operations"
-    return self.report.error("E024", f"there is no operation {name}", e.func.span, help)
+    otherwise = "a function of your own is a def; docs/language.md lists the operations"
+    self.report.misnamed("E024", f"there is no operation {name}", e.func.span, best, otherwise)
+    return Typed("?", (), Kind.CONST, e.span)
 
 
 def _indexed_call(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
@@ -100,7 +102,7 @@ def _apply_def(self: Inference, function: Function, e: t.Call, scope: Scope, at:
         return self.report.error("E026", f"{node.name} calls itself", e.span, "defs are not recursive")
     args = positional(self, e, scope, at, node.name)
     if args is None:
-        return Typed("error", (), Kind.CONST, e.span)
+        return Typed("?", (), Kind.CONST, e.span)
     if len(args) != len(node.args):
         return self.report.error("E014", f"{node.name} takes {_arguments(len(node.args))} and got {len(args)}", e.span, f"write {node.name}({', '.join(node.args)})")
     return self.apply(function, e, args, at)
@@ -114,7 +116,7 @@ def _model(self: Inference, name: str, e: t.Call, scope: Scope, at: Context) -> 
     """`f(v)` and `p(v)`."""
     args = positional(self, e, scope, at, name)
     if args is None:
-        return Typed("error", (), Kind.CONST, e.span)
+        return Typed("?", (), Kind.CONST, e.span)
     if len(args) != 1:
         return self.report.error("E014", f"{name} takes one point and got {len(args)}", e.span, f"write {name}(x)")
     point = args[0]
@@ -140,13 +142,13 @@ def _fact(self: Inference, name: str, e: t.Call, scope: Scope) -> Typed:
     if name != "fooled":
         return self.report.not_yet(f"{name}(x')", e.span)
     high = 1.0 if name == "fooled" else float(binding.steps or 0)
-    return Typed("fact", (), Kind.REAL, e.span, (name, binding.name), depends=frozenset({binding.name}), low=0.0, high=high)
+    return Typed("fact", (), Kind.REAL, e.span, (name, binding.name), depends=frozenset({binding.name, "theta"}), low=0.0, high=high)
 
 
 def _if(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
     args = positional(self, e, scope, at, "if")
     if args is None:
-        return Typed("error", (), Kind.CONST, e.span)
+        return Typed("?", (), Kind.CONST, e.span)
     if len(args) != 3:
         return self.report.error("E014", f"if takes a condition and two values and got {len(args)} arguments", e.span, "write if(c, a, b)")
     c, a, b = args
@@ -164,7 +166,7 @@ def _if(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
 def _stop(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
     args = positional(self, e, scope, at, "stop")
     if args is None:
-        return Typed("error", (), Kind.CONST, e.span)
+        return Typed("?", (), Kind.CONST, e.span)
     if len(args) != 1:
         return self.report.error("E014", f"stop takes one value and got {len(args)}", e.span, "write stop(e)")
     return replace(args[0], op="stop", args=(args[0],), attrs=(), value=None, axis=None, span=e.span) if args[0].op != "number" else args[0]
@@ -176,7 +178,7 @@ def _operation(self: Inference, row: Operation, e: t.Call, scope: Scope, at: Con
         e = replace(e, args=(e.args[0], replace(e.args[1], value=t.Number("1e999", span=e.args[1].span))))
     args = positional(self, e, scope, at, row.name)
     if args is None:
-        return Typed("error", (), Kind.CONST, e.span)
+        return Typed("?", (), Kind.CONST, e.span)
     if e.double_bar and row.bars == "no":
         return self.report.error("E014", f"{row.name} is written with a comma", e.span, f"write {row.example}")
     if not e.double_bar and row.bars == "only":
@@ -225,7 +227,7 @@ def _operation_node(self: Inference, row: Operation, e: t.Call, args: list[Typed
         depends |= {"batch"}
         low, high = (args[0].low, args[0].high) if row.name == "batch_mean" else (min(0.0, args[0].low), max(0.0, args[0].high))
         low, high = (min(low, 0.0), max(high, 0.0)) if condition is not None else (low, high)
-        low, high = (low, high) if row.name == "batch_mean" else (low and -build.inf, high and build.inf)
+        low, high = (low, high) if row.name == "batch_mean" else (low and -inf, high and inf)
     return Typed(row.name, tuple(args), kind, e.span, depends=depends, low=low, high=high)
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from lossdsl.check import build
 from lossdsl.check.scope import Scope, is_error
-from lossdsl.check.typed import Typed
-from lossdsl.diagnostics import did_you_mean
+from lossdsl.check.typed import Typed, number_text
+from lossdsl.diagnostics import did_you_mean, suggest
 from lossdsl.lang.specs import SETS
 from lossdsl.lang.types import DESCRIPTION, SCALARS, Kind
 from lossdsl.syntax import tree as t
@@ -25,7 +25,7 @@ def infer_draw(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
     if name in ("uniform", "corner") and len(e.args) == 1:
         parts = infer_set(self, e.args[0].value, scope, at)
         if parts is None:
-            return Typed("error", (), Kind.CONST, e.span)
+            return Typed("?", (), Kind.CONST, e.span)
         set_name, center, radius = parts
         return Typed("draw", (center, radius), Kind.INPUT, e.span, (name, set_name), depends=build.depends(center, radius) | {"random"})
     wanted = {"normal": 1, "uniform": 2, "rademacher": 0, "corner": 1}[name]
@@ -34,11 +34,11 @@ def infer_draw(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
         return self.report.error("E014", f"{name} takes {wanted} arguments and got {len(e.args)}", e.span, f"write {forms[name]}")
     numbers = [self.scalar(a.value, scope, at, f"the argument of {name}") for a in e.args]
     if is_error(*numbers):
-        return Typed("error", (), Kind.CONST, e.span)
+        return Typed("?", (), Kind.CONST, e.span)
     if name == "normal" and numbers[0].high < 0:
-        return self.report.error("E016", "a standard deviation is not negative", e.args[0].span)
+        return self.report.error("E016", "a standard deviation is not negative", e.args[0].span, "write for example normal(0.001)")
     if name == "uniform" and numbers[0].low > numbers[1].high:
-        return self.report.error("E016", "the lower end of uniform lies above the upper end", e.span)
+        return self.report.error("E016", "the lower end of uniform lies above the upper end", e.span, "write the lower end first: uniform(0, 1)")
     kind = Kind.REAL if name == "uniform" else Kind.INPUT
     return Typed("draw", tuple(numbers), kind, e.span, (name,), depends=build.depends(*numbers) | {"random"})
 
@@ -50,7 +50,10 @@ def infer_set(self: Inference, e: t.Expr, scope: Scope, at: Context) -> tuple[st
         return None
     name = e.func.id
     if name not in SETS:
-        self.report.error("E020", f"there is no set {name}", e.func.span, did_you_mean(name, SETS))
+        balls = [row.name for row in SETS.values() if row.over == "input"]
+        plain = name.replace("_", "").lower()
+        best = plain if plain in SETS else suggest(plain, SETS)
+        self.report.misnamed("E020", f"there is no set {name}", e.func.span, best, f"balls around a point are {', '.join(balls)}")
         return None
     if SETS[name].over != "input":
         self.report.not_yet(f"levels over {SETS[name].over}", e.span)
@@ -66,7 +69,7 @@ def infer_set(self: Inference, e: t.Expr, scope: Scope, at: Context) -> tuple[st
         self.report.error("E020", f"the centre of a set is an Input or 0, and this is {DESCRIPTION[center.kind]}", e.args[0].span, f"write {name}(x, eps), or {name}(0, eps) for perturbations")
         return None
     if radius.high < 0:
-        self.report.error("E016", "a radius is not negative", e.args[1].span)
+        self.report.error("E016", f"a radius is not negative, and this is {number_text(radius.high)}", e.args[1].span, "a radius is a distance in the units of x, such as 8/255")
         return None
     return name, center, radius
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lossdsl.check import binders, build, calls
-from lossdsl.check.scope import BUILT_IN, functions, Function, Later, LevelName, Report, Scope, Value, is_error
+from lossdsl.check.scope import BUILT_IN, Function, Later, LevelName, Report, Scope, Value, functions, is_error
 from lossdsl.check.typed import Typed
 from lossdsl.diagnostics import Edit
+from lossdsl.lang.ops import OPERATIONS
 from lossdsl.lang.types import CLASSES, DESCRIPTION, OVER_CLASSES, SCALARS, Kind
 from lossdsl.syntax import tree as t
 
@@ -58,7 +59,7 @@ class Inference:
         value = self.infer(e, scope, at)
         if is_error(value) or value.kind in SCALARS:
             return value
-        return self.report.error("E013", f"{what} is a number, and this is {DESCRIPTION[value.kind]}", e.span, _scalar_help(value), label=str(value.kind))
+        return self.report.error("E013", f"{what} is a number, and this is {DESCRIPTION[value.kind]}", e.span, scalar_help(value), label=str(value.kind))
 
     # --- leaves ---
 
@@ -71,7 +72,7 @@ class Inference:
             self.report.used.add(e.id)
         match binding:
             case Value(typed=typed):
-                return typed if typed.op == "error" else replace(typed, span=e.span) if typed.op == "number" else typed
+                return typed if typed.op == "?" else replace(typed, span=e.span) if typed.op == "number" else typed
             case LevelName(domain=None):
                 return Typed("point", (), Kind.INPUT, e.span, (e.id,), depends=frozenset({e.id}))
             case LevelName(domain=domain):
@@ -80,7 +81,7 @@ class Inference:
             case Function():
                 return self.report.error("E014", f"{e.id} is a def and needs its arguments", e.span, f"write {e.id}({', '.join(binding.node.args)})")
             case Later():
-                return Typed("error", (), Kind.CONST, e.span)
+                return Typed("?", (), Kind.CONST, e.span)
         return self._built_in(e, scope, at)
 
     def _built_in(self, e: t.Name, scope: Scope, at: Context) -> Typed:
@@ -92,7 +93,8 @@ class Inference:
         if e.id in ("f", "p"):
             return self.report.error("E014", f"{e.id} is a function of a point", e.span, f"write {e.id}(x)")
         if e.id in functions():
-            return self.report.error("E014", f"{e.id} is an operation and needs its arguments", e.span)
+            example = OPERATIONS[e.id].example if e.id in OPERATIONS else f"{e.id}(...)"
+            return self.report.error("E014", f"{e.id} is an operation and needs its arguments", e.span, f"write for example {example}")
         return self.report.unknown(e.id, scope, e.span, at.later)
 
     # --- arithmetic and logic ---
@@ -100,7 +102,7 @@ class Inference:
     def _binary(self, e: t.Binary, scope: Scope, at: Context) -> Typed:
         a, b = self.infer(e.left, scope, at), self.infer(e.right, scope, at)
         if is_error(a, b):
-            return Typed("error", (), Kind.CONST, e.span)
+            return Typed("?", (), Kind.CONST, e.span)
         if e.op in ("and", "or"):
             if a.kind not in SCALARS or b.kind not in SCALARS:
                 return self.report.error("E013", f"{e.op} joins conditions", e.span, "compare first, for example norm(g, 2) > 0")
@@ -108,10 +110,10 @@ class Inference:
         for part, side in ((a, e.left), (b, e.right)):
             if part.kind in CLASSES:
                 what = "a bare Label" if part.kind is Kind.LABEL else "a bare Class"
-                return self.report.error("E019", f"{what} has no arithmetic", side.span, "write onehot(y) for the vector, or v[y] for an entry", label=str(part.kind))
+                return self.report.error("E019", f"{e.op} does not work on {what}", side.span, "write onehot(y) for the vector, or v[y] for an entry", label=str(part.kind))
         op = build.ARITHMETIC[e.op]
         if op == "div" and b.value == 0:
-            return self.report.error("E016", "division by zero", e.right.span)
+            return self.report.error("E016", "division by zero", e.right.span, "the divisor is 0 whatever the data: change it")
         kind = build.arithmetic_kind(op, a.kind, b.kind)
         if kind is None:
             return self.report.error("E013", f"{e.op} does not combine {DESCRIPTION[a.kind]} and {DESCRIPTION[b.kind]}", e.span, _mismatch_help(a, b))
@@ -132,7 +134,7 @@ class Inference:
     def _compare(self, e: t.Compare, scope: Scope, at: Context) -> Typed:
         parts = [self.infer(o, scope, at) for o in e.operands]
         if is_error(*parts):
-            return Typed("error", (), Kind.CONST, e.span)
+            return Typed("?", (), Kind.CONST, e.span)
         links: list[Typed] = []
         for op, a, b, where in zip(e.ops, parts, parts[1:], e.operands[1:], strict=False):
             name = build.COMPARISON[op]
@@ -140,7 +142,8 @@ class Inference:
             if classes and not ({a.kind, b.kind} <= CLASSES | {Kind.CONST} and name in ("eq", "ne")):
                 return self.report.error("E013", f"{op} does not compare {DESCRIPTION[a.kind]} and {DESCRIPTION[b.kind]}", where.span, "classes are compared with == and !=")
             if not classes and not {a.kind, b.kind} <= SCALARS:
-                return self.report.error("E013", f"{op} compares numbers", where.span, f"these are {DESCRIPTION[a.kind]} and {DESCRIPTION[b.kind]}")
+                side = a if a.kind not in SCALARS else b
+                return self.report.error("E013", f"{op} compares numbers, and one side is {DESCRIPTION[side.kind]}", e.span, scalar_help(side))
             links.append(build.compare(name, a, b, e.span))
         result = links[0]
         for link in links[1:]:
@@ -158,7 +161,7 @@ class Inference:
         base = self.infer(e.base, scope, at)
         if is_error(base):
             return base
-        if base.op == "reduce" and base.attrs == ("sort",):
+        if _is_sorted(base):
             return binders.nth(self, base, e, scope, at)
         if base.kind not in OVER_CLASSES:
             return self.report.error("E025", f"{DESCRIPTION[base.kind]} has no entries", e.base.span, "only Logits, Prob and Vectors are indexed by a class", label=str(base.kind))
@@ -172,7 +175,7 @@ class Inference:
             return None
         if isinstance(base, t.Iterate):
             self.report.error("E025", "the class comes before the iterate", base.span, f"write {binding.name}[j]@k")
-            return Typed("error", (), Kind.CONST, base.span)
+            return Typed("?", (), Kind.CONST, base.span)
         self.report.used.add(binding.name)
         return Typed("point", (), Kind.INPUT, base.span, (binding.name,), depends=frozenset({binding.name}), family=binding.domain)
 
@@ -188,7 +191,7 @@ class Inference:
         point = self.infer(base, scope, at)
         step = self.number(e.step, scope, at, "the number of an iterate")
         if is_error(point) or step is None:
-            return Typed("error", (), Kind.CONST, e.span)
+            return Typed("?", (), Kind.CONST, e.span)
         if not isinstance(step, int) or step < 0 or (binding.steps is not None and step > binding.steps):
             limit = f"0..{binding.steps}" if binding.steps is not None else "0, 1, 2, ..."
             return self.report.error("E017", f"{binding.name} has no iterate {build.number(step).value}", e.step.span, f"the iterates of {binding.name} are {limit}; 0 is the start")
@@ -206,24 +209,29 @@ class Inference:
         return self.report.error("E034", "a range stands in a header or after in", e.span, "write for example sum(k in 0..m-1: e)")
 
     def _sequence(self, e: t.Sequence, scope: Scope, at: Context) -> Typed:
-        return self.report.error("E034", "a list stands only in options and intervals", e.span)
+        return self.report.error("E034", "a list is not a value", e.span, "lists stand in options, as in at = [75, 90], and as intervals; a target is onehot(y) or smooth(y, 0.1)")
 
     def apply(self, function: Function, e: t.Call, args: list[Typed], at: Context) -> Typed:
         """A def, written out: its body with the arguments in place of the names."""
         node = function.node
         if len(at.defs) > MAX_DEF_DEPTH:
-            return self.report.error("E026", f"{node.name} is nested too deeply", e.span)
+            return self.report.error("E026", f"{node.name} is nested too deeply", e.span, "write some of the defs out")
         scope = function.scope
         for name, value in zip(node.args, args, strict=True):
             scope = scope.declare(name, Value(value, e.span, "argument"))
         return self.infer(node.value, scope, replace(at, defs=(*at.defs, node.name)))
 
 
-def _scalar_help(value: Typed) -> str:
+def _is_sorted(e: Typed) -> bool:
+    """Is this sort(j: e), perhaps stopped or in a mode of its own? Its places are counted from 1."""
+    return _is_sorted(e.args[0]) if e.op in ("mode", "stop") else e.op == "reduce" and e.attrs == ("sort",)
+
+
+def scalar_help(value: Typed) -> str:
     if value.kind in OVER_CLASSES:
-        return "take an entry with [y], or reduce it, for example max(j != y: v[j])"
+        return "take an entry, as in f(x)[y], or reduce it, as in max(j != y: f(x)[j])"
     if value.kind is Kind.INPUT:
-        return "reduce it, for example norm(v, 2)"
+        return "reduce it, for example norm(x' - x, 2)"
     return ""
 
 

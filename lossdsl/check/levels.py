@@ -9,7 +9,7 @@ from lossdsl.check.infer import Context
 from lossdsl.check.options import binder_as_call, validated
 from lossdsl.check.scope import Later, LevelName, Scope, Value, is_error
 from lossdsl.check.typed import Axis, Domain, SolverSpec, Typed, TypedLevel, TypedSet
-from lossdsl.diagnostics import did_you_mean
+from lossdsl.diagnostics import suggest
 from lossdsl.lang.specs import OPTIMIZERS, SETS, SOLVERS, OptimizerSpec
 from lossdsl.lang.types import DESCRIPTION, SCALARS, Kind
 from lossdsl.syntax import tree as t
@@ -41,6 +41,9 @@ def check_level(self: Checker, node: t.Level) -> tuple[TypedLevel | None, int | 
     region = TypedSet(parts[0], parts[1], parts[2], "x" in _inputs(parts[1]), node.set.span)
     if node.var not in objective.depends:
         self.report.error("E021", f"the objective does not depend on {node.var}", objective.span, f"use {node.var} in it, for example CE(f({node.var}), y)")
+        return None, steps, domain
+    if region.boxed and self.domain is not None and region.name != "linf" and region.center.op not in ("input", "point", "pick"):
+        self.report.error("E020", f"the centre of {region.name} may lie outside the input domain", region.center.span, f"centre it at x or at a lower solution, or use linf: {region.name} is met with the domain around its centre")
         return None, steps, domain
     _lint_radius(self, node, region, solver)
     level = TypedLevel(node.var, axis, region, node.sense or "maximize", objective, solver, node.mode or "eval", node.span, node.run)
@@ -89,7 +92,7 @@ def check_solver(self: Checker, node: t.Level) -> SolverSpec | None:
         self.report.not_yet(f"the solver {name}", call.span)
         return None
     if name not in SOLVERS:
-        self.report.error("E023", f"there is no solver {name}".rstrip(), call.func.span, did_you_mean(name, SOLVERS))
+        self.report.misnamed("E023", f"there is no solver {name}".rstrip(), call.func.span, suggest(name, SOLVERS), "the solvers are " + ", ".join(SOLVERS))
         return None
     later = [a for a in call.args if a.name in LATER_OPTIONS]
     for arg in later:
@@ -185,7 +188,8 @@ def optimizer(self: Checker, call: t.Call) -> OptimizerSpec | None:
         return None
     name = call.func.id if isinstance(call.func, t.Name) else ""
     if name not in OPTIMIZERS:
-        self.report.error("E023", f"there is no optimizer {name}".rstrip(), call.func.span, did_you_mean(name, OPTIMIZERS))
+        otherwise = "the optimizers are " + ", ".join(OPTIMIZERS)
+        self.report.misnamed("E023", f"there is no optimizer {name}".rstrip(), call.func.span, suggest(name, OPTIMIZERS), otherwise)
         return None
     args = []
     for arg in call.args:
@@ -204,7 +208,7 @@ def input_domain(self: Checker, e: t.Expr) -> tuple[Any, Any] | None:
     if not isinstance(e, t.Sequence) or len(e.items) != 2:
         self.report.error("E031", "the input domain is an interval or reals", e.span, "write input x in [0, 1]")
         return (0.0, 1.0)
-    ends = []
+    ends: list[Any] = []
     for end in e.items:
         if isinstance(end, t.Sequence):
             numbers = tuple(self.inference.number(i, self.scope, self.at, "an end of the domain") for i in end.items)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from lossdsl.check.infer import Context, Inference
 from lossdsl.check.scope import Scope
 from lossdsl.check.typed import number_text
-from lossdsl.diagnostics import did_you_mean, suggest
+from lossdsl.diagnostics import suggest
 from lossdsl.lang.specs import SCHEDULES, Options, SolverOptions, TrainOptions
 from lossdsl.source import Span
 from lossdsl.syntax import tree as t
@@ -57,8 +57,9 @@ def _strange(self: Inference, model: type[Options], what: str, arg: t.Argument, 
         self.report.error("E014", f"arguments of {what} are named", arg.span, f"write for example {first} = ...; {what} takes {', '.join(fields)}")
         return
     best = suggest(arg.name, missing) or suggest(arg.name, free)
-    help = f"did you mean {best}?" if best else f"{what} takes {', '.join(fields)}" + (f"; {' and '.join(missing)} must be given" if missing else "")
-    self.report.error("E030", f"{what} has no argument {arg.name}", arg.span, help)
+    otherwise = f"{what} takes {', '.join(fields)}" + (f"; {', '.join(missing)} must be given" if missing else "")
+    place = Span(arg.span.start, arg.span.start + len(arg.name), arg.span.file)
+    self.report.misnamed("E030", f"{what} has no argument {arg.name}", place, best, otherwise)
 
 
 def _expressions(model: type[Options]) -> tuple[str, ...]:
@@ -82,7 +83,8 @@ def _value(self: Inference, model: type[BaseModel], arg: t.Argument, scope: Scop
     words = _words(model, arg.name)
     if isinstance(arg.value, t.Name) and (arg.value.id in words or (words and scope.get(arg.value.id) is None)):
         if arg.value.id not in words:
-            self.report.error("E030", f"{arg.name} cannot be {arg.value.id}", arg.value.span, did_you_mean(arg.value.id, words))
+            best, otherwise = suggest(arg.value.id, words), f"{arg.name} is one of {', '.join(words)}"
+            self.report.misnamed("E030", f"{arg.name} cannot be {arg.value.id}", arg.value.span, best, otherwise)
             return None
         return {"true": True, "false": False}.get(arg.value.id, arg.value.id)
     if isinstance(arg.value, t.Sequence):
@@ -108,7 +110,8 @@ def schedule(self: Inference, arg: t.Argument, scope: Scope, at: Context) -> Any
         self.report.not_yet("schedules in phases", call.span)
         return None
     if name not in SCHEDULES:
-        self.report.error("E030", f"there is no schedule {name}".rstrip(), call.span, did_you_mean(name, SCHEDULES))
+        otherwise = "the schedules are " + ", ".join(SCHEDULES)
+        self.report.misnamed("E030", f"there is no schedule {name}".rstrip(), call.func.span, suggest(name, SCHEDULES), otherwise)
         return None
     return validated(self, SCHEDULES[name], name, call.args, call.span, scope, at)
 

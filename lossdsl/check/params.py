@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from lossdsl.check.infer import Context, Inference
 from lossdsl.check.scope import Scope
+from lossdsl.check.typed import number_text
 from lossdsl.syntax import tree as t
 
 
@@ -37,7 +38,7 @@ class Params:
             if first is None or later is None:
                 return None
             if not isinstance(first, int) or first <= last:
-                self.inference.report.error("E016", "the epochs of a param are whole numbers that increase from 2", stage.first.span)
+                self.inference.report.error("E016", "the epochs of a param are whole numbers that increase from 2", stage.first.span, "the first value holds from epoch 1")
                 return None
             last = first
             if self.epoch >= first:
@@ -59,7 +60,7 @@ class Params:
             return None
         low, high, epochs = numbers[0], numbers[1], numbers[2]
         if not isinstance(epochs, int) or epochs < 1:
-            self.inference.report.error("E016", "epochs of ramp is a whole number from 1", named["epochs"].span)
+            self.inference.report.error("E016", "epochs of ramp is a whole number from 1", named["epochs"].span, "write ramp(0, 8/255, epochs = 5)")
             return None
         return low + (high - low) * min(1.0, (self.epoch - 1) / epochs)
 
@@ -77,7 +78,8 @@ class Params:
         text = f"{low}..{high}" if whole else f"[{low}, {high}]"
         if not low <= value <= high or (whole and not isinstance(value, int)):
             kind = "a whole number in " if whole else "in "
-            self.inference.report.error("E016", f"{node.name} = {value} is outside its range", node.span, f"{node.name} is {kind}{text}")
+            given = ", given from outside," if node.name in self.overrides else ""
+            self.inference.report.error("E016", f"{node.name} = {number_text(value)}{given} is outside its range", node.span, f"{node.name} is {kind}{text}")
             return False
         return True
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from lossdsl.check import draws, levels
-from lossdsl.check.infer import Context, Inference, X, Y
+from lossdsl.check.infer import Context, Inference, X, Y, scalar_help
 from lossdsl.check.options import validated
 from lossdsl.check.params import Params
-from lossdsl.check.scope import BUILT_IN, functions, Function, Later, LevelName, Report, Scope, Value, is_error
+from lossdsl.check.scope import BUILT_IN, Function, Later, LevelName, Report, Scope, Value, functions, is_error
 from lossdsl.check.typed import Typed, TypedLevel, TypedRecipe, TypedSample
 from lossdsl.diagnostics import Related
 from lossdsl.lang.specs import OptimizerSpec, TrainOptions
-from lossdsl.lang.types import SCALARS, Kind
+from lossdsl.lang.types import DESCRIPTION, SCALARS, Kind
 from lossdsl.source import Span
 from lossdsl.syntax import tree as t
 
@@ -113,7 +113,7 @@ class Checker:
 
     def _param(self, node: t.Param) -> None:
         value = self.params.resolve(node, self.scope, self.at)
-        typed = Typed("error", (), Kind.CONST, node.span) if value is None else _number(value, node.span)
+        typed = Typed("?", (), Kind.CONST, node.span) if value is None else _number(value, node.span)
         self.declare(node.name, Value(typed, node.span, "param"), node.span, "param")
 
     def _let(self, node: t.Let) -> None:
@@ -124,7 +124,7 @@ class Checker:
             self.declare(node.name, Value(typed, node.span, "let"), node.span, "let")
             return
         if not is_error(typed) and typed.kind not in SCALARS:
-            self.report.error("E013", f"log records numbers, and {node.name} is {typed.kind}", node.value.span, "reduce it first")
+            self.report.error("E013", f"log records numbers, and {node.name} is {DESCRIPTION[typed.kind]}", node.value.span, scalar_help(typed), label=str(typed.kind))
         self.logs.append((node.name, typed))
 
     def _sample(self, node: t.Sample) -> None:
@@ -137,7 +137,7 @@ class Checker:
                 draw = self.report.error("E027", "a sample is drawn from a distribution", draw_expr.span, "write uniform(...), normal(s), corner(SET) or rademacher")
             over = None if is_error(draw) else draws.sample_kind(self.inference, draw, node.over, self.scope)
             if over is None:
-                self.declare(name, Value(Typed("error", (), Kind.CONST, node.span), node.span, "sample"), node.span, "sample")
+                self.declare(name, Value(Typed("?", (), Kind.CONST, node.span), node.span, "sample"), node.span, "sample")
                 continue
             self.samples.append(TypedSample(name, draw, over[0], node.span))
             value = Typed("sample", (), over[1], node.span, (name,), depends=draw.depends)
@@ -147,7 +147,7 @@ class Checker:
         level, steps, domain = levels.check_level(self, node)
         if level is not None:
             self.levels.append(level)
-        if node.run is None:
+        if node.run is None and not isinstance(self.scope.get(node.var), Later):
             self.declare(node.var, LevelName(node.var, steps, domain, node.span), node.span, "lower variable")
 
     def _upper(self, node: t.Upper) -> None:
@@ -196,13 +196,16 @@ class Checker:
         if node.kind == "recipe":
             if not self.words.get("upper"):
                 self.report.error("E022", f"recipe {node.name} has no upper level", header, "add: upper minimize CE(f(x), y) by sgd(lr = 0.1)")
-            if any(level.run for level in self.levels) or "count" in self.words:
-                self.report.error("E033", "run and count belong to an attack", header, "declare it: attack NAME")
+            for_attacks = [i for i in node.items if (isinstance(i, t.Level) and i.run) or (isinstance(i, t.Keyword) and i.keyword == "count")]
+            if for_attacks:
+                help = f"write lower here, or attack {node.name} in place of recipe {node.name}"
+                self.report.error("E033", "run and count belong to an attack", for_attacks[0].span, help)
         else:
             if not any(isinstance(i, t.Level) and i.run for i in node.items):
                 self.report.error("E033", f"attack {node.name} has no run", header, "add: run pgd : x' in linf(x, eps) maximize CE(f(x'), y) by pgd(...)")
-            if self.words.get("upper") or self.words.get("train"):
-                self.report.error("E033", "an attack has no upper level and no training", header, "remove them, or declare a recipe")
+            for_recipes = [i for i in node.items if isinstance(i, t.Upper | t.Train)]
+            if for_recipes:
+                self.report.error("E033", "an attack has no upper level and no training", for_recipes[0].span, "remove it, or declare a recipe")
             if "count" not in self.words:
                 self.report.error("E033", f"attack {node.name} does not say how to count", header, "add: count worst")
         self._unused(node)

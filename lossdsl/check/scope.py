@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lossdsl.check.typed import Axis, Domain, Typed
-from lossdsl.diagnostics import Diagnostic, Edit, Related, did_you_mean
+from lossdsl.diagnostics import Diagnostic, Edit, Related, suggest
 from lossdsl.lang.ops import BINDERS, FACTS_OF_A_LEVEL, NOT_YET, OPERATIONS
 from lossdsl.lang.specs import SETS
 from lossdsl.lang.types import Kind
@@ -104,7 +104,11 @@ class Report:
         """Record an error and return the expression that silences what would follow from it."""
         finding = Diagnostic(code, message, span, label, help, related, edit)
         self._found.setdefault((code, span, message), finding)
-        return Typed("error", (), Kind.CONST, span)
+        return Typed("?", (), Kind.CONST, span)
+
+    def misnamed(self, code: str, message: str, span: Span, best: str | None, otherwise: str) -> None:
+        """Record an error about a name at `span`: with the near match, offered as an edit, or with other help."""
+        self.error(code, message, span, f"did you mean {best}?" if best else otherwise, edit=Edit(span, best) if best else None)
 
     def warn(self, code: str, message: str, span: Span, help: str = "") -> None:
         self._found.setdefault((code, span, message), Diagnostic(code, message, span, help=help, severity="warning"))
@@ -114,13 +118,14 @@ class Report:
 
     def unknown(self, name: str, scope: Scope, span: Span, later: frozenset[str] = frozenset()) -> Typed:
         if name in self.lost_words:
-            return Typed("error", (), Kind.CONST, span)
+            return Typed("?", (), Kind.CONST, span)
         if name in later:
             return self.error("E010", f"{name} is used before it is declared", span, f"declare {name} above this line")
         names = {*scope.names, "x", "y", "K"}
         best = ELSEWHERE.get(name, "")
-        return self.error("E010", f"there is no {name} here", span, f"did you mean {best}?" if best in names else did_you_mean(name, names))
+        self.misnamed("E010", f"there is no {name} here", span, best if best in names else suggest(name, names), "known here: " + ", ".join(sorted(names)))
+        return Typed("?", (), Kind.CONST, span)
 
 
 def is_error(*values: Typed) -> bool:
-    return any(v.op == "error" for v in values)
+    return any(v.op == "?" for v in values)

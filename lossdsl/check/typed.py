@@ -5,6 +5,7 @@ Expressions form a graph: a `let` used twice is one node with two parents.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -207,7 +208,7 @@ def _header(axis: Axis) -> str:
     return axis.domain.text.replace("j", bound_name(axis), 1)
 
 
-_WRITERS = {
+_WRITERS: dict[str, Callable[[Any], str]] = {
     "number": lambda e: number_text(e.value),
     "input": lambda e: "x",
     "label": lambda e: "y",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -75,15 +75,16 @@ class LevelRunner:
         """All examples at once, or in chunks where the mode lets an example be solved apart from the others."""
         count = frame.x.shape[0]
         options = self.plan.level.solver.options
+        region = self._set(frame, values)
         if count <= self.chunk or self.plan.level.mode != "eval":
-            return self._solve_chunk(frame, values, iter(lambda: self._drawn(frame, values), None))
-        with torch.no_grad():
-            starts = [self._drawn(frame, values) for _ in range(options.restarts)]
+            return self._solve_chunk(frame, values, region, lambda: self._drawn(frame, values, region))
+        starts = [self._drawn(frame, values, region) for _ in range(options.restarts)]
         parts = []
         for at in range(0, count, self.chunk):
             rows = slice(at, at + self.chunk)
             part, part_values = self._rows(frame, values, rows, count)
-            parts.append(self._solve_chunk(part, part_values, iter([s[rows] for s in starts])))
+            cut = iter([s[rows] for s in starts])
+            parts.append(self._solve_chunk(part, part_values, self._set(part, part_values), cut.__next__))
         iterates = {k: torch.cat([p.iterates[k] for p in parts]) for k in parts[0].iterates}
         objectives = [p.objective for p in parts if p.objective is not None]
         return Solution(torch.cat([p.point for p in parts]), iterates, torch.cat(objectives) if objectives else None, torch.cat([p.run for p in parts]))
@@ -106,10 +107,9 @@ class LevelRunner:
             center = torch.zeros_like(frame.x)
         return SETS_TORCH[self.plan.level.set.name](center, radius, self.domain)
 
-    def _drawn(self, frame: Frame, values: Values) -> Tensor:
+    def _drawn(self, frame: Frame, values: Values, region: InputSet) -> Tensor:
         """x'@0 for one restart."""
         solver = self.plan.level.solver
-        region = self._set(frame, values)
         with torch.no_grad():
             if solver.start_kind == "uniform":
                 return region.sample(frame.generator)
@@ -128,15 +128,13 @@ class LevelRunner:
             frame.points[key] = point
             self.body.run(frame, values)
             value: Tensor = values[result]
-            if value.dim() == 0:
-                value = value.expand(point.shape[0])
             return value if self.sign > 0 else -value
 
         return objective
 
-    def _solve_chunk(self, frame: Frame, values: Values, starts: Iterator[Tensor]) -> Solution:
+    def _solve_chunk(self, frame: Frame, values: Values, region: InputSet, start: Callable[[], Tensor]) -> Solution:
         solver = self.plan.level.solver
-        problem = Problem(self._objective(frame, values), self._set(frame, values), lambda: next(starts), frame.generator, name=self.name)
+        problem = Problem(self._objective(frame, values), region, start, frame.generator, name=self.name)
         options = solver.options
         return solve(
             problem,

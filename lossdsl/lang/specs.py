@@ -50,6 +50,12 @@ class SgdOptions(StepOptions):
     momentum: Fraction = 0.0
     nesterov: bool = False
 
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> SgdOptions:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov = true needs momentum > 0")
+        return self
+
 
 class AdamOptions(StepOptions):
     beta1: Fraction = 0.9
@@ -78,7 +84,7 @@ class SolverRow:
 SOLVERS: dict[str, SolverRow] = {
     row.name: row
     for row in (
-        SolverRow("pgd", StepOptions, "steepest step of the set's norm (sign for linf, unit(g) for l2, largest coordinate for l1), then projection", "Madry et al., ICLR 2018"),
+        SolverRow("pgd", StepOptions, "steepest step of the set's norm (sign for linf, unit(g) for l2, the largest coordinate that can still move for l1), then projection", "Madry et al., ICLR 2018"),
         SolverRow("ascent", StepOptions, "raw per-example gradient times step, then projection", "gradient projection"),
         SolverRow("linear", LinearOptions, "the maximiser over the set of the objective linearised at the start", "Goodfellow et al., ICLR 2015 (FGSM on linf)"),
         SolverRow("momentum", MomentumOptions, "accumulates gradients divided by their mean absolute value, steepest step along the sum, then projection", "Dong et al., CVPR 2018"),

@@ -178,9 +178,8 @@ def _best_loss(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, clean: Te
     known = [objective for objective in objectives if objective is not None]
     if len(known) != len(objectives):
         raise UserError("count best_loss needs an objective from every run", where=f"attack {attack.name}", fix="use count worst")
-    stacked = torch.stack([objective.detach() for objective in known]).flip(
-        0
-    )  # argmax takes the first of equals, which is now the later run
+    # argmax takes the first of equals, which after the flip is the later run
+    stacked = torch.stack([objective.detach() for objective in known]).flip(0)
     chosen = len(known) - 1 - stacked.argmax(0)
     robust = torch.stack(list(survives.values())).gather(0, chosen.unsqueeze(0)).squeeze(0)
     return robust, survives

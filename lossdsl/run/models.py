@@ -162,14 +162,14 @@ def preresnet18(wanted: ModelInput) -> nn.Module:
     network.features.init_block = _cifar_stem(wanted)
     nn.init.kaiming_uniform_(network.features.init_block.weight)  # as pytorchcv initialises its convolutions
     network.features.final_pool = nn.AdaptiveAvgPool2d(1)  # theirs is fixed to the 7x7 map of 224x224 images
-    return network  # type: ignore[no-any-return]
+    return network
 
 
 @model("wrn28_10", "wide ResNet-28-10 (pytorchcv)")
 def wrn28_10(wanted: ModelInput) -> nn.Module:
     network: Any = _pytorchcv("wrn_cifar", "wrn28_10_cifar10", wanted)
     network.features.final_pool = nn.AdaptiveAvgPool2d(1)  # theirs is fixed to 32x32 images; equal to it there
-    return network  # type: ignore[no-any-return]
+    return network
 
 
 # --- a user's own model ------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def _find_factory(module_name: str, attribute: str) -> Callable[..., Any]:
             where=where,
             fix=f"write def make(): return {attribute}",
         )
-    return factory  # type: ignore[no-any-return]
+    return factory
 
 
 def _factory_options(factory: Callable[..., Any], wanted: ModelInput, name: str) -> dict[str, Any]:

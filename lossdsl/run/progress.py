@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -18,6 +19,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+SAME_SIGNAL_SECONDS = 1.0
 
 
 class Reporter:
@@ -72,8 +75,8 @@ class Reporter:
 @contextmanager
 def stop_request() -> Iterator[Callable[[], bool]]:
     """A function that says whether Ctrl-C or SIGTERM has come. The first one only sets it, so that the run can end at a batch's border;
-    a second one acts as ever. Outside the main thread signals cannot be caught and it stays False."""
-    asked = threading.Event()
+    a second one acts as ever, unless it follows so closely that it is the same one, passed on by a wrapper (timeout, a shell). Outside the main thread signals cannot be caught and it stays False."""
+    asked, first = threading.Event(), None
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
@@ -81,8 +84,13 @@ def stop_request() -> Iterator[Callable[[], bool]]:
     before = {name: signal.getsignal(name) for name in names}
 
     def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
+        nonlocal first
+        if first is None:
+            first = time.monotonic()
+            asked.set()
+        elif time.monotonic() - first > SAME_SIGNAL_SECONDS:
+            signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
+            signal.raise_signal(number)
 
     for name in names:
         signal.signal(name, ask)

@@ -32,12 +32,13 @@ def format_text(text: str, name: str = "<text>") -> str:
 
 def format_file(parsed: Parsed) -> str:
     """The canonical text of a file that parsed without an error; it parses to an equal tree with the same comments."""
-    lines = _items(parsed, parsed.file.shared)
-    for declaration in parsed.file.declarations:
-        extends = _words("extends", declaration.base) if declaration.base else []
-        lines.append(Line(0, [*_words(declaration.kind, declaration.name), *extends]))
-        lines += _items(parsed, declaration.items)
-    return write(lines, parsed.source.text)
+    text = parsed.source.text
+    return write(_file(parsed.file, _without_comments(text)), text)
+
+
+def format_tree(file: t.File) -> str:
+    """The canonical text of a tree that no one file gave: adjacent params share a statement, clauses stand in the usual order."""
+    return write(_file(file, None), None)
 
 
 def format_expr(expr: t.Expr) -> str:
@@ -46,6 +47,24 @@ def format_expr(expr: t.Expr) -> str:
 
 
 # --- statements --------------------------------------------------------------------------------------------------
+
+
+def _file(file: t.File, text: str | None) -> list[Line]:
+    """The lines of a file. `text` is what it was parsed from, without comments; None where spans say nothing."""
+    lines = _items(file.shared, text)
+    for declaration in file.declarations:
+        extends = _words("extends", declaration.base) if declaration.base else []
+        lines.append(Line(0, [*_words(declaration.kind, declaration.name), *extends]))
+        lines += _items(declaration.items, text)
+    return lines
+
+
+def _without_comments(text: str) -> str:
+    """The text with spaces in place of comments."""
+    for token in tokens(text):
+        if token[0].startswith("#"):
+            text = text[: token.start()] + " " * len(token[0]) + text[token.end() :]
+    return text
 
 
 def _words(*texts: str) -> list[Word]:
@@ -76,24 +95,28 @@ def _mode(mode: str | None) -> list[Word]:
     return _break(_words("with", "f", "in", mode), 0) if mode else []
 
 
-def _items(parsed: Parsed, items: tuple[t.Item, ...]) -> list[Line]:
-    """The lines of statements; items that the source gives in one comma list stay in one."""
-    masked = parsed.source.text
-    for comment in parsed.file.comments:
-        masked = masked[: comment.span.start] + " " * len(comment.text) + masked[comment.span.end :]
+def _items(items: tuple[t.Item, ...], text: str | None) -> list[Line]:
+    """The lines of statements; items that the text gives in one comma list stay in one."""
     statements: list[list[t.Item]] = []
     for item in items:
-        if isinstance(item, t.Param | t.Let | t.State) and masked[: item.span.start].rstrip().endswith(","):
+        if statements and _continues(statements[-1][-1], item, text):
             statements[-1].append(item)
         else:
             statements.append([item])
-    return [line for statement in statements for line in _statement(parsed, statement)]
+    return [line for statement in statements for line in _statement(statement, text)]
 
 
-def _statement(parsed: Parsed, items: list[t.Item]) -> list[Line]:
+def _continues(previous: t.Item, item: t.Item, text: str | None) -> bool:
+    """Whether an item belongs to the comma list of the one before it."""
+    if text is None:
+        return isinstance(previous, t.Param) and isinstance(item, t.Param)
+    return isinstance(item, t.Param | t.Let | t.State) and text[: item.span.start].rstrip().endswith(",")
+
+
+def _statement(items: list[t.Item], text: str | None) -> list[Line]:
     item = items[0]
     if isinstance(item, t.Level | t.Upper):
-        return _level(item, _clause_order(parsed.source.text, item.span))
+        return _level(item, _usual_order(item) if text is None else _written_order(text, item.span))
     if isinstance(item, t.Find):
         head = [*_words("find", item.name, "in"), *_expr(item.interval, 1)]
         clauses = [[Word("where"), *_expr(item.condition, 1)], [Word("by"), *_solver(item.solver)]]
@@ -150,7 +173,8 @@ def _one_line(item: t.Item) -> list[Word]:
         return [*head, Word(")", ""), Word("="), *_expr(item.value, 1)]
     if isinstance(item, t.Sample):
         over = [Word("over", rank=0), *_operand(item.over, _POSTFIX, 1)] if item.over is not None else []
-        return [Word("sample"), *_listed([_words(name) for name in item.names], 0), Word("~"), *_operand(item.distribution, _POSTFIX, 1), *over]
+        names = _listed([_words(name) for name in item.names], 0)
+        return [Word("sample"), *names, Word("~"), *_operand(item.distribution, _POSTFIX, 1), *over]
     if isinstance(item, t.Train):
         return [Word("train"), *_listed([_argument(option, 1) for option in item.options], 0)]
     if isinstance(item, t.Input):
@@ -159,7 +183,15 @@ def _one_line(item: t.Item) -> list[Word]:
     return _words("model", item.name, *(["frozen"] if item.frozen else []))
 
 
-def _clause_order(text: str, span: Span) -> list[str]:
+def _usual_order(item: t.Level | t.Upper) -> list[str]:
+    """The first word of every clause of a level: objective, solver, mode, gradient flow."""
+    if isinstance(item, t.Upper):
+        return ["minimize", *("by" for _ in item.optimizers), *(["with"] if item.mode else [])]
+    clauses = {str(item.sense): item.objective, "by": item.solver, "with": item.mode, "through": item.through}
+    return [word for word, clause in clauses.items() if clause is not None]
+
+
+def _written_order(text: str, span: Span) -> list[str]:
     """The first word of every clause of a level, in the order written."""
     depth, order = 0, []
     for token in tokens(text[span.start : span.end]):
@@ -171,7 +203,7 @@ def _clause_order(text: str, span: Span) -> list[str]:
 
 def _level(item: t.Level | t.Upper, order: list[str]) -> list[Line]:
     """A level's head, then every clause on a line of its own."""
-    lines = [Line(0, _level_head(item), type(item).__name__ + str(item.span.start))]
+    lines = [Line(0, _level_head(item))]
     solvers = iter(item.optimizers if isinstance(item, t.Upper) else ())
     for word in order:
         words = [Word(word)]
@@ -180,7 +212,7 @@ def _level(item: t.Level | t.Upper, order: list[str]) -> list[Line]:
         elif word == "by" and isinstance(item, t.Upper):
             optimizer = next(solvers)
             words += [*_solver(optimizer.call), *(_words("for", optimizer.model) if optimizer.model else [])]
-        elif word == "by" and item.solver is not None:
+        elif word == "by" and isinstance(item, t.Level) and item.solver is not None:
             words += _solver(item.solver)
         elif word == "with":
             words = [*_words("with", "f", "in", str(item.mode)), *(_words("joint") if isinstance(item, t.Upper) and item.joint else [])]
@@ -255,7 +287,7 @@ def _expr(expr: t.Expr, rank: int, dense: bool = False) -> list[Word]:
 
 def _binary(expr: t.Binary, rank: int, dense: bool) -> list[Word]:
     own, least_left, least_right = _BINARY[expr.op]
-    chained = isinstance(expr.left, t.Binary) and _BINARY[expr.left.op][0] == own and own != _POWER
+    chained = isinstance(expr.left, t.Binary) and _BINARY[expr.left.op][0] == own
     fraction = expr.op == "/"
     left = _operand(expr.left, least_left, rank if chained else rank + 1, dense or (fraction and _plain_sum(expr.left)))
     right = _operand(expr.right, least_right, rank + 1, dense or (fraction and _plain_sum(expr.right)))
@@ -268,7 +300,9 @@ def _binary(expr: t.Binary, rank: int, dense: bool) -> list[Word]:
 
 def _plain_sum(expr: t.Expr) -> bool:
     """`k + 1`: in a fraction it is written `(k+1)/m`."""
-    return isinstance(expr, t.Binary) and expr.op in ("+", "-") and all(isinstance(side, t.Name | t.Number) for side in (expr.left, expr.right))
+    if not isinstance(expr, t.Binary) or expr.op not in ("+", "-"):
+        return False
+    return isinstance(expr.left, t.Name | t.Number) and isinstance(expr.right, t.Name | t.Number)
 
 
 def _postfix(expr: t.Index | t.Iterate | t.Call | t.Binder, rank: int) -> list[Word]:

@@ -54,12 +54,13 @@ def join(words: list[Word]) -> str:
     return words[0].text + "".join(word.space + word.text for word in words[1:])
 
 
-def write(lines: list[Line], text: str) -> str:
-    """The lines as text, wrapped, with the comments of `text`, whose tokens the words are (save needless parentheses)."""
+def write(lines: list[Line], text: str | None) -> str:
+    """Wrapped lines with the comments of `text`, whose tokens the words are, save needless parentheses (None: no comments)."""
     lines = [*lines, Line(0, [Word("")])]
     words = [word for line in lines for word in line.words]
-    _attach(words, text)
-    _shift(words)
+    if text is not None:
+        _attach(words, text)
+        _shift(words)
     out: list[str] = []
     group = ""
     for line in lines:

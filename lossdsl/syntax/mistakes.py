@@ -11,8 +11,8 @@ from lossdsl.diagnostics import Diagnostic, Edit, Related, suggest
 from lossdsl.source import Source, Span
 
 KEYWORDS = (
-    "recipe", "attack", "generator", "use", "extends", "param", "let", "def", "sample", "lower", "find", "state", "memory", "upper", "train",
-    "input", "model", "remove", "maximize", "minimize", "by", "with", "in", "through", "over", "then", "from", "at", "for", "where",
+    "recipe", "attack", "generator", "use", "extends", "param", "let", "def", "sample", "lower", "find", "state", "memory", "upper",
+    "train", "input", "model", "remove", "maximize", "minimize", "by", "with", "in", "through", "over", "then", "from", "at", "for", "where",
     "and", "or", "not", "title", "source", "log", "run", "count",
 )  # fmt: skip
 RESERVED = KEYWORDS[:33]
@@ -147,7 +147,14 @@ def _wrong_bracket(trouble: Trouble) -> Diagnostic | None:
     if closing == trouble.found:
         return None
     related = (_opened(trouble, f"{opening} is opened here"),)
-    return Diagnostic("E002", f"{trouble.found} does not close {opening}", trouble.span, help=f"write {closing}", related=related, edit=Edit(trouble.span, closing))
+    return Diagnostic(
+        "E002",
+        f"{trouble.found} does not close {opening}",
+        trouble.span,
+        help=f"write {closing}",
+        related=related,
+        edit=Edit(trouble.span, closing),
+    )
 
 
 def _extra_bracket(trouble: Trouble) -> Diagnostic | None:
@@ -162,7 +169,8 @@ def _trailing_comma(trouble: Trouble) -> Diagnostic | None:
     if not before.endswith(",") or (trouble.found and trouble.found not in (*KEYWORDS, ")", "]", "}")):
         return None
     span = Span(len(before) - 1, len(before))
-    return Diagnostic("E001", "nothing follows this comma", span, help="remove it, or write what is missing", edit=Edit(span, ""))
+    message = f"nothing stands between this comma and {trouble.found or 'the end of the file'}"
+    return Diagnostic("E001", message, span, help="remove it, or write what is missing", edit=Edit(span, ""))
 
 
 def _string(trouble: Trouble) -> Diagnostic | None:
@@ -197,7 +205,13 @@ def _double_slash(trouble: Trouble) -> Diagnostic | None:
     start = trouble.span.start
     if trouble.found == "/" and trouble.text[start : start + 2] == "//" or trouble.text[start - 1 : start + 1] == "//":
         start -= trouble.text[start - 1] == "/"
-        return Diagnostic("E003", "// does not start a comment", Span(start, start + 2), help="comments start with #", edit=Edit(Span(start, start + 2), "#"))
+        return Diagnostic(
+            "E003",
+            "// does not start a comment",
+            Span(start, start + 2),
+            help="comments start with #",
+            edit=Edit(Span(start, start + 2), "#"),
+        )
     return None
 
 
@@ -223,7 +237,9 @@ def _point(trouble: Trouble) -> Diagnostic | None:
         return _digits(Span(before.start(), start + 1), f"{before[0]}.0")
     if after[0] and not before[0]:
         return _digits(Span(start, start + 1 + after.end()), f"0.{after[0]}")
-    return Diagnostic("E003", "a point cannot stand here", trouble.span, help="a number has digits on both sides of its point: 0.5; a range is 1..9")
+    return Diagnostic(
+        "E003", "a point cannot stand here", trouble.span, help="a number has digits on both sides of its point: 0.5; a range is 1..9"
+    )
 
 
 def _digits(span: Span, fixed: str) -> Diagnostic:
@@ -252,14 +268,21 @@ def _colon(trouble: Trouble) -> Diagnostic | None:
 
 def _assignment(trouble: Trouble) -> Diagnostic | None:
     if trouble.found == "=" and "EQUAL" not in trouble.expected:
-        help = "to compare, write ==; to name a value, use let before this statement"
+        help = (
+            "to compare, write ==" if trouble.unclosed is not None else "to name a value, write let NAME = ... above; to compare, write =="
+        )
         return Diagnostic("E001", "= gives a name to a value and cannot stand here", trouble.span, help=help)
     return None
 
 
 def _reserved(trouble: Trouble) -> Diagnostic | None:
     if trouble.found in RESERVED and "NAME" in trouble.expected and "ARGUMENT" not in trouble.expected and "LPAR" not in trouble.expected:
-        return Diagnostic("E004", f"{trouble.found} is a reserved word and cannot be a name", trouble.span, help=f"choose another name, such as {trouble.found}_")
+        return Diagnostic(
+            "E004",
+            f"{trouble.found} is a reserved word and cannot be a name",
+            trouble.span,
+            help=f"choose another name, such as {trouble.found}_",
+        )
     return None
 
 
@@ -290,33 +313,39 @@ def _misspelt(trouble: Trouble) -> Diagnostic | None:
     best = longer[0] if len(longer) == 1 else suggest(trouble.found, fits)
     if best is None:
         return None
-    return Diagnostic("E001", f"{trouble.found} cannot stand here", trouble.span, help=f"did you mean {best}?", edit=Edit(trouble.span, best))
+    return Diagnostic(
+        "E001", f"{trouble.found} cannot stand here", trouble.span, help=f"did you mean {best}?", edit=Edit(trouble.span, best)
+    )
 
 
 def _no_header(trouble: Trouble) -> Diagnostic | None:
-    """Statements before any `recipe` or `attack`."""
+    """Statements before any `recipe` or `attack`; the same finding for each of them, so that it is shown once."""
     if "KIND" in trouble.expected and "PARAM" not in trouble.expected and trouble.found in KEYWORDS:
-        return Diagnostic("E001", f"{trouble.found} stands outside a recipe", trouble.span, help="begin the file with: recipe NAME")
+        return Diagnostic("E001", "the file has statements and no recipe", Span(0, 1), help="begin it with: recipe NAME")
     return None
 
 
 def _side_by_side(trouble: Trouble) -> Diagnostic | None:
     """Two values with nothing between them, or a line that starts with no keyword."""
-    if not re.match(r"[A-Za-z_0-9(]", trouble.found) or "TIMES" not in trouble.expected or trouble.found in KEYWORDS:
+    if not re.match(r"[A-Za-z_0-9(]", trouble.found) or trouble.found in KEYWORDS or not trouble.expected & {"TIMES", "LOWER", "BY"}:
         return None
     before, after = _before(trouble), _after(trouble)
     at = Span(len(before), len(before))
-    if after.startswith("=") and not after.startswith("==") and "COMMA" in trouble.expected:
-        return Diagnostic("E001", f"a comma is missing before {trouble.found}", trouble.span, help=f"write , {trouble.found} = ...", edit=Edit(at, ","))
     if trouble.unclosed is None and "\n" in trouble.text[len(before) : trouble.span.start]:
         help = "statements start with param, let, def, sample, lower, upper, train, ...; clauses with maximize, minimize, by, with, through"
         return Diagnostic("E001", f"{trouble.found} starts no statement and no clause", trouble.span, help=help)
+    if after.startswith("=") and not after.startswith("==") and "COMMA" in trouble.expected:
+        return Diagnostic(
+            "E001", f"a comma is missing before {trouble.found}", trouble.span, help=f"write , {trouble.found} = ...", edit=Edit(at, ",")
+        )
+    if "TIMES" not in trouble.expected:
+        return None
     left = re.search(r"[A-Za-z_0-9.]+'*$|[)\]}]$", before)
     shown = f"{left[0] if left else ''} * {trouble.found}".strip()
     return Diagnostic("E001", f"an operator is missing before {trouble.found}", trouble.span, help=f"for a product write {shown}")
 
 
 RULES: tuple[Callable[[Trouble], Diagnostic | None], ...] = (
-    _too_deep, _not_yet, _trailing_comma, _unclosed, _wrong_bracket, _string, _strange_character, _double_star, _double_slash, _glued_number,
-    _point, _range_end, _colon, _assignment, _no_header, _missing_word, _reserved, _misspelt, _extra_bracket, _side_by_side,
+    _too_deep, _not_yet, _trailing_comma, _unclosed, _wrong_bracket, _string, _strange_character, _double_star, _double_slash,
+    _glued_number, _point, _range_end, _colon, _assignment, _no_header, _missing_word, _reserved, _misspelt, _extra_bracket, _side_by_side,
 )  # fmt: skip

@@ -27,7 +27,14 @@ def mlp_relu_bn(classes: int) -> nn.Module:
 
 
 def cnn_relu_bn(classes: int) -> nn.Module:
-    body = (nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3, stride=2), nn.BatchNorm2d(4, momentum=0.3), nn.ReLU())
+    body = (
+        nn.Conv2d(2, 5, 3, padding=1),
+        nn.BatchNorm2d(5),
+        nn.ReLU(),
+        nn.Conv2d(5, 4, 3, stride=2),
+        nn.BatchNorm2d(4, momentum=0.3),
+        nn.ReLU(),
+    )
     return nn.Sequential(*body, nn.Flatten(), nn.Linear(16, classes))
 
 
@@ -35,8 +42,22 @@ def cnn_smooth(classes: int) -> nn.Module:
     return nn.Sequential(Normalise(), nn.Conv2d(2, 4, 3), nn.Softplus(), nn.Flatten(), nn.Linear(36, classes))
 
 
-SHAPES: dict[Callable[[int], nn.Module], tuple[int, ...]] = {mlp_tanh: (6,), mlp_relu_bn: (6,), cnn_relu_bn: (2, 5, 5), cnn_smooth: (2, 5, 5)}
-SETTINGS = [(mlp_tanh, 2), (mlp_tanh, 10), (mlp_relu_bn, 3), (mlp_relu_bn, 10), (cnn_relu_bn, 2), (cnn_relu_bn, 3), (cnn_relu_bn, 10), (cnn_smooth, 3)]
+SHAPES: dict[Callable[[int], nn.Module], tuple[int, ...]] = {
+    mlp_tanh: (6,),
+    mlp_relu_bn: (6,),
+    cnn_relu_bn: (2, 5, 5),
+    cnn_smooth: (2, 5, 5),
+}
+SETTINGS = [
+    (mlp_tanh, 2),
+    (mlp_tanh, 10),
+    (mlp_relu_bn, 3),
+    (mlp_relu_bn, 10),
+    (cnn_relu_bn, 2),
+    (cnn_relu_bn, 3),
+    (cnn_relu_bn, 10),
+    (cnn_smooth, 3),
+]
 
 
 @dataclass(frozen=True)
@@ -86,6 +107,24 @@ def smooth() -> Setting:
 def normed() -> Setting:
     """Images, BatchNorm, four classes."""
     return make(cnn_relu_bn, 4)
+
+
+class Table(nn.Module):
+    """Logits by hand: the model at `points[i]` gives row i; the gradient in the weights is that in the logits, row by row."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(logits.clone())
+        self.points = torch.eye(len(logits), dtype=logits.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.rows
+
+
+@pytest.fixture
+def table() -> type[Table]:
+    """The model whose logits a test chooses."""
+    return Table
 
 
 def seeded(seed: int = 5) -> Generator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from lossdsl.assets import recipe_paths
 
 NAMES = sorted(METHODS)
 RECIPES = {name: lossdsl.load(name) for name in NAMES}
+NO_PARAMS: Mapping[str, float] = MappingProxyType({})
 OVERRIDES = [
     ("fgsm_at", {"eps": 0.3}),
     ("fast_at", {"eps": 0.1, "step": 0.07}),
@@ -54,7 +56,9 @@ def assert_same_buffers(ours: nn.Module, plain: nn.Module) -> None:
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def plain_run(name: str, setting: Any, generator: Generator, params: Mapping[str, float] = {}) -> tuple[nn.Module, dict[str, Tensor], Tensor]:
+def plain_run(
+    name: str, setting: Any, generator: Generator, params: Mapping[str, float] = NO_PARAMS
+) -> tuple[nn.Module, dict[str, Tensor], Tensor]:
     model, method = setting.copy(), METHODS[name]
     values = {**method.params, **params}
     solutions = method.attack(model, setting.x, setting.y, generator, values)

@@ -115,6 +115,12 @@ OTHER_WORDS = {
     + "upper minimize CE(f((1 - 0) * x + 0 * x'), y) + lambda * KL(p(x + 0) || p(x' / 1))" + SGD,
     "a let per point": HEAD + "let a = x\nlower x' in linf(a, eps) maximize KL(p(a) || p(x'))" + BY
     + "let b = x'\nlet q = p(b)\nlet t = p(a)\nupper minimize CE(f(a), y) + lambda * KL(t || q)" + SGD,
+    "a path of one bridge": HEAD + "def b(v, t) = (1 - t)*x + t*v\nlower x' in linf(x, eps) maximize KL(p(b(x', 0)) || p(b(x', 1)))" + BY
+    + "upper minimize CE(f(b(x', 0)), y) + lambda * sum(k in 0..0: KL(p(b(x', k)) || p(b(x', k + 1))))" + SGD,
+    "a softmax written out": HEAD + "lower x' in linf(x, eps) maximize sum(j: softmax(i: f(x)[i])[j] * log(p(x)[j] / p(x')[j]))" + BY
+    + "upper minimize logsumexp(j: f(x)[j]) - f(x)[y] + lambda * sum(j: p(x)[j] * log(p(x)[j] / p(x')[j]))" + SGD,
+    "signs and batch means": HEAD + "lower x' in linf(x, eps) minimize -KL(stop(p(x)) || p(x'))" + BY
+    + "upper minimize batch_mean(CE(f(x), y)) - -lambda * batch_mean(KL(p(x) || p(x')))" + SGD,
 }  # fmt: skip
 
 

@@ -125,6 +125,16 @@ def make_request(out: Path, **changes: Any) -> TrainRequest:
     return TrainRequest(**{**defaults, **changes})
 
 
+class NoisyNet(nn.Sequential):
+    """Draws from torch's global generator in every forward pass, in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(36, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0.1 * torch.rand(1)  # type: ignore[no-any-return]
+
+
 class DropoutNet(nn.Sequential):
     """Batch norm and dropout: buffers and torch's global generator take part in the run."""
 

@@ -243,7 +243,8 @@ def test_images_are_decoded_once_where_they_fit(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("held_out", ["test", "val"])
-def test_image_folder_with_its_own_test_part(tmp_path: Path, held_out: str, workers: int) -> None:
+def test_image_folder_with_its_own_test_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_out: str, workers: int) -> None:
+    monkeypatch.setattr("lossdsl.run.data_folder.MEMORY_LIMIT", 0)
     write_folder(tmp_path / "train", 4)
     write_folder(tmp_path / held_out, 2)
     data = load_data(DataRequest(f"imagefolder:{tmp_path}", workers=workers))

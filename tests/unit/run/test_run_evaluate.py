@@ -79,11 +79,11 @@ def test_a_clean_error_stays_broken_even_if_the_attack_mends_it() -> None:
 
 
 def test_best_loss_takes_the_larger_objective_and_the_later_of_equals() -> None:
-    one = ([0, 3], [9.0, 1.0, 1.0, 1.0, 1.0, 5.0])
+    one = ([0, 3, 4], [9.0, 1.0, 1.0, 1.0, 9.0, 5.0])
     two = ([1, 5], [1.0, 1.0, 1.0, 9.0, 1.0, 5.0])
-    # 0: run one wins and breaks; 1: tie, the later breaks; 3: run two wins, survives; 4: survives; 5: tie, the later breaks
-    assert measured(Scripted("best_loss", {"one": one, "two": two})).robust == Rate(2, 6)
-    assert measured(Scripted("worst", {"one": one, "two": two})).robust == Rate(1, 6)
+    # 0: run one wins and breaks; 1: tie, the later breaks; 3: run two wins, survives; 4: run one wins and breaks; 5: tie, the later breaks
+    assert measured(Scripted("best_loss", {"one": one, "two": two})).robust == Rate(1, 6)
+    assert measured(Scripted("worst", {"one": one, "two": two})).robust == Rate(0, 6)
     with pytest.raises(UserError, match="needs an objective from every run"):
         measured(Scripted("best_loss", {"one": one, "two": ([], None)}))
 

@@ -21,6 +21,7 @@ from lossdsl.diagnostics import UserError
 from lossdsl.lang.specs import Cosine, OneCycle, OptimizerSpec, TrainOptions, UpperAdamOptions
 from lossdsl.run import metrics
 from lossdsl.run.checkpoint import read_checkpoint
+from lossdsl.run.progress import stop_request
 from lossdsl.run.train import TrainRequest, train
 
 RECIPE = FakeRecipe(train=TrainOptions(epochs=3, batch=32, validation=0.25, schedule=Cosine(), warmup=0.5, clip=1.0, augment="crop_flip"))
@@ -75,13 +76,13 @@ def assert_same(one: dict[str, Any], two: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, ADAM], ids=["sgd", "adam"])
-def test_cut_at_every_third_batch_and_resumed(tmp_path: Path, recipe: FakeRecipe) -> None:
+def test_cut_after_every_other_batch_and_resumed(tmp_path: Path, recipe: FakeRecipe) -> None:
     whole = make_request(tmp_path / "whole", recipe=recipe, model=MODEL)
     assert train(whole).status == "finished"
     cut = make_request(tmp_path / "cut", recipe=recipe, model=MODEL, checkpoint_every=2, resume=True)
     for _ in range(100):
         try:
-            train(cut_after(cut, 3))
+            train(cut_after(cut, 2))
             break
         except Cut:
             continue
@@ -139,14 +140,30 @@ def test_ctrl_c_stops_at_a_batch_and_says_how_to_go_on(tmp_path: Path) -> None:
                 os.kill(os.getpid(), signal.SIGINT)
             return super().__call__(*args, **kwargs)
 
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     result = train(replace(request, compile_step=lambda model, classes, device: InterruptedStep(model, 0.1)))
-    assert signal.getsignal(signal.SIGINT) is before
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     assert (result.status, result.updates) == ("interrupted", 4)
     assert result.resume_command == f"lossdsl train pgd_at --out {tmp_path / 'cut'} --resume"
     assert read_checkpoint(tmp_path / "cut" / "last.safetensors").state["place"]["updates"] == 4
     assert train(request).status == "finished"
     assert_same(outcome(tmp_path / "whole"), outcome(tmp_path / "cut"))
+
+
+@pytest.mark.parametrize(("seconds", "ended"), [(60.0, False), (-1.0, True)])
+def test_a_second_signal_ends_at_once_unless_it_is_an_echo(monkeypatch: pytest.MonkeyPatch, seconds: float, ended: bool) -> None:
+    monkeypatch.setattr("lossdsl.run.progress.SAME_SIGNAL_SECONDS", seconds)
+    reached = []
+    try:
+        with stop_request() as stop:
+            assert not stop()
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop()
+            os.kill(os.getpid(), signal.SIGINT)
+            reached.append(True)
+    except KeyboardInterrupt:
+        reached.append(False)
+    assert reached == [not ended]
 
 
 def test_works_outside_the_main_thread(tmp_path: Path) -> None:

@@ -181,6 +181,21 @@ def test_the_term_that_is_not_finite_is_named(tmp_path: Path) -> None:
         train(TrainRequest(**{**vars(request), "compile_step": lambda model, k, d: Bad(model, 0.1)}))
 
 
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path: Path) -> None:
+    class Steep(FakeStep):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            made = super().__call__(*args, **kwargs)
+            steep = (made + torch.sqrt(next(self.model.parameters()).sum() * 0)).as_subclass(type(made))  # value unchanged, slope 0/0
+            steep.terms, steep.logs = made.terms, made.logs
+            return steep
+
+    request = make_request(tmp_path / "run")
+    with pytest.raises(UserError, match=r"epoch 1, batch 1 of 3: not a finite number: the gradient \(the loss itself is finite\)"):
+        train(TrainRequest(**{**vars(request), "compile_step": lambda model, k, d: Steep(model, 0.1), "checkpoint_every": 1}))
+    found = read_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert found.state["place"]["updates"] == 0
+
+
 def test_a_log_that_is_not_finite_is_no_reason_to_stop(tmp_path: Path) -> None:
     class Odd(FakeStep):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -246,9 +261,9 @@ def test_a_suite_that_counts_each_cannot_choose_a_checkpoint(tmp_path: Path) -> 
 
 
 def test_validation_does_not_touch_the_run(tmp_path: Path) -> None:
-    """With another size of validation batches the weights stay the same."""
+    """With another size of validation batches the weights stay the same, also for a model that draws numbers in eval mode."""
     for size in (7, 512):
-        train(make_request(tmp_path / str(size), model="run_fakes:DropoutNet", eval_batch=size))
+        train(make_request(tmp_path / str(size), model="run_fakes:NoisyNet", eval_batch=size))
     one, two = (read_checkpoint(tmp_path / str(size) / "last.safetensors").part("model") for size in (7, 512))
     assert all(torch.equal(one[name], two[name]) for name in one)
 

@@ -10,7 +10,27 @@ from lossdsl.syntax.parse import STATEMENT_WORDS
 Words = tuple[str, ...]
 """The tokens of a piece of text."""
 
-NAMES = ("x", "y", "x'", "z''", "lambda", "eps", "log", "step", "steps", "start", "K", "f", "title", "count", "epoch", "joint", "a_1", "by_", "inf")
+NAMES = (
+    "x",
+    "y",
+    "x'",
+    "z''",
+    "lambda",
+    "eps",
+    "log",
+    "step",
+    "steps",
+    "start",
+    "K",
+    "f",
+    "title",
+    "count",
+    "epoch",
+    "joint",
+    "a_1",
+    "by_",
+    "inf",
+)
 NUMBERS = ("0", "1", "20", "0.5", "1.25", "5e-4", "2E+3", "1.5e7")
 COMMENTS = ("# plain", "#", "#tight", '# "quoted" ( [ {', "# upper minimize , ;", "# ünïcode λ 漢字", "## twice  ")
 
@@ -92,7 +112,9 @@ _bindings = listed(seq(names, "=", expressions))
 _states = listed(seq(names, "=", expressions, "then", expressions))
 
 definitions = st.one_of(
-    seq("def", names, "(", maybe(listed(names)), ") =", expressions), seq("generator", names, "(", names, ") =", expressions), seq("use", strings)
+    seq("def", names, "(", maybe(listed(names)), ") =", expressions),
+    seq("generator", names, "(", names, ") =", expressions),
+    seq("use", strings),
 )
 items = st.one_of(
     seq("title", strings),
@@ -114,7 +136,9 @@ items = st.one_of(
     seq("remove", names),
     seq("count", names),
 )
-_declarations = seq(st.sampled_from((("recipe",), ("attack",))), names, maybe("extends", names), st.lists(items, max_size=4).map(lambda i: sum(i, ())))
+_declarations = seq(
+    st.sampled_from((("recipe",), ("attack",))), names, maybe("extends", names), st.lists(items, max_size=4).map(lambda i: sum(i, ()))
+)
 _files = seq(st.lists(definitions, max_size=2).map(lambda d: sum(d, ())), st.lists(_declarations, max_size=2).map(lambda d: sum(d, ())))
 files: st.SearchStrategy[Words] = st.deferred(lambda: _files)
 """The tokens of whole files (deferred, for a short repr)."""
@@ -135,7 +159,7 @@ def spaced(draw: st.DrawFn, tokens: st.SearchStrategy[Words] = files, comments: 
 
 def _garbage() -> st.SearchStrategy[str]:
     pieces = st.one_of(
-        st.sampled_from((*STATEMENT_WORDS, *NAMES, *NUMBERS, "(", ")", "[", "]", "{", "}", "=", ",", ":", "||", "..", "@", "~", '"', "#", "\n", "'", ";", "**")),
+        st.sampled_from((*STATEMENT_WORDS, *NAMES, *NUMBERS, *"()[]{}=,:@~\"#\n';", "||", "..", "**")),
         st.text(max_size=3),
     )
     return st.lists(pieces, max_size=30).flatmap(lambda found: st.sampled_from((" ", "", "\n")).map(lambda gap: gap.join(found)))
@@ -160,18 +184,20 @@ garbage = st.one_of(st.text(max_size=60), _garbage(), _damaged())
 def _tree_grow(expr: st.SearchStrategy[t.Expr]) -> st.SearchStrategy[t.Expr]:
     name = st.sampled_from(NAMES)
     headers = st.one_of(
-        st.builds(t.Header, name), st.builds(t.Header, name, st.just("!="), expr), st.builds(t.Header, name, st.just("in"), expr),
-        st.builds(t.Header, name, st.just("in"), st.builds(t.Range, expr, expr)), st.builds(t.Header, name, st.just("="), expr),
-    )  # fmt: skip
+        st.builds(t.Header, name),
+        st.builds(t.Header, name, st.just("!="), expr),
+        st.builds(t.Header, name, st.just("in"), expr),
+        st.builds(t.Header, name, st.just("in"), st.builds(t.Range, expr, expr)),
+        st.builds(t.Header, name, st.just("="), expr),
+    )
     sequences = st.builds(t.Sequence, st.lists(expr, min_size=1, max_size=3).map(tuple))
     args = st.one_of(
-        st.builds(t.Argument, st.one_of(expr, sequences)), st.builds(t.Argument, st.one_of(expr, sequences, st.builds(t.Range, expr, expr)), name),
+        st.builds(t.Argument, st.one_of(expr, sequences)),
+        st.builds(t.Argument, st.one_of(expr, sequences, st.builds(t.Range, expr, expr)), name),
         st.builds(t.Argument, expr, st.none(), expr),
-    )  # fmt: skip
+    )
     compares = st.integers(1, 2).flatmap(
-        lambda n: st.builds(
-            t.Compare, st.tuples(*[expr] * (n + 1)), st.tuples(*[st.sampled_from(("==", "!=", "<", "<=", ">", ">="))] * n)
-        )
+        lambda n: st.builds(t.Compare, st.tuples(*[expr] * (n + 1)), st.tuples(*[st.sampled_from(("==", "!=", "<", "<=", ">", ">="))] * n))
     )
     return st.one_of(
         st.builds(t.Unary, st.sampled_from(("-", "not")), expr),

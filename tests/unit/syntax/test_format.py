@@ -12,14 +12,14 @@ from lossdsl.assets import attack_paths, recipe_paths
 from lossdsl.diagnostics import RecipeError
 from lossdsl.source import Source
 from lossdsl.syntax import tree as t
-from lossdsl.syntax.format import format_expr, format_text
+from lossdsl.syntax.format import format_expr, format_text, format_tree
 from lossdsl.syntax.layout import WIDTH
 from lossdsl.syntax.parse import Parsed, parse, tokens
 from tests.unit.syntax.strategies import expressions, spaced, trees
 
 CORPUS = sorted((Path(__file__).parents[2] / "golden" / "identity").glob("*.loss"))
 SHIPPED = [*recipe_paths().values(), *attack_paths().values()]
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+quick = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 def clean(text: str) -> Parsed:
@@ -79,26 +79,53 @@ def test_the_corpus_is_there() -> None:
 LAYOUTS = {
     "header": ('recipe a extends b title "T" source "S"', 'recipe a extends b\n  title  "T"\n  source "S"\n'),
     "levels": (
-        "recipe a lower x' in linf(x, eps) maximize CE(f(x'), y) by linear() through nothing with f in train upper at w minimize 1 with f in eval joint by sgd()",
+        "recipe a lower x' in linf(x, eps) maximize CE(f(x'), y) by linear() through nothing with f in train "
+        "upper at w minimize 1 with f in eval joint by sgd()",
         "recipe a\n\nlower x' in linf(x, eps)\n  maximize CE(f(x'), y)\n  by linear\n  through nothing\n  with f in train\n\n"
         "upper at w\n  minimize 1\n  with f in eval joint\n  by sgd\n",
     ),
-    "lists stay together": ("recipe a param a=1,b=2 param c=3 let d=1,e=2 with f in eval", "recipe a\n\nparam a = 1, b = 2\nparam c = 3\nlet d = 1, e = 2 with f in eval\n"),
-    "list after a comma in a comment": ("recipe a\nparam a = 1 # not, one list,\nparam c = 3", "recipe a\n\nparam a = 1  # not, one list,\nparam c = 3\n"),
-    "empty lines": ("recipe a\n\n\nparam a = 1\n\n\n\nparam b = 2\nparam c = 3\nlet d = 4", "recipe a\n\nparam a = 1\n\nparam b = 2\nparam c = 3\nlet d = 4\n"),
-    "stages": ("recipe a param t = 0 then 1 from epoch 51 then 2 from epoch 91 in 0 .. 9, u = 1 in [0,1]", "recipe a\n\nparam t = 0 then 1 from epoch 51 then 2 from epoch 91 in 0..9, u = 1 in [0, 1]\n"),
+    "lists stay together": (
+        "recipe a param a=1,b=2 param c=3 let d=1,e=2 with f in eval",
+        "recipe a\n\nparam a = 1, b = 2\nparam c = 3\nlet d = 1, e = 2 with f in eval\n",
+    ),
+    "list after a comma in a comment": (
+        "recipe a\nparam a = 1 # not, one list,\nparam c = 3",
+        "recipe a\n\nparam a = 1  # not, one list,\nparam c = 3\n",
+    ),
+    "empty lines": (
+        "recipe a\n\n\nparam a = 1\n\n\n\nparam b = 2\nparam c = 3\nlet d = 4",
+        "recipe a\n\nparam a = 1\n\nparam b = 2\nparam c = 3\nlet d = 4\n",
+    ),
+    "stages": (
+        "recipe a param t = 0 then 1 from epoch 51 then 2 from epoch 91 in 0 .. 9, u = 1 in [0,1]",
+        "recipe a\n\nparam t = 0 then 1 from epoch 51 then 2 from epoch 91 in 0..9, u = 1 in [0, 1]\n",
+    ),
     "statements": (
-        "def g()=1 use \"b.loss\" generator psi(q)=q attack a input x in reals model g frozen remove b sample a,b~normal(1)over x "
-        "state n=0 then n+1,m=0 then m with f in eval memory r=0 then 1 log e=1 find t in [0,1] where t==0 by bisection() train a=1,b=[2,3] count worst",
-        'def g() = 1\n\nuse "b.loss"\n\ngenerator psi(q) = q\n\nattack a\n\ninput x in reals\nmodel g frozen\nremove b\nsample a, b ~ normal(1) over x\n\n'
-        "state n = 0 then n + 1, m = 0 then m with f in eval\nmemory r = 0 then 1\n\nlog e = 1\n\nfind t in [0, 1]\n  where t == 0\n  by bisection\n\n"
+        'def g()=1 use "b.loss" generator psi(q)=q attack a input x in reals model g frozen remove b sample a,b~normal(1)over x '
+        "state n=0 then n+1,m=0 then m with f in eval memory r=0 then 1 log e=1 find t in [0,1] where t==0 by bisection() "
+        "train a=1,b=[2,3] count worst",
+        'def g() = 1\n\nuse "b.loss"\n\ngenerator psi(q) = q\n\nattack a\n\ninput x in reals\nmodel g frozen\nremove b\n'
+        "sample a, b ~ normal(1) over x\n\nstate n = 0 then n + 1, m = 0 then m with f in eval\nmemory r = 0 then 1\n\nlog e = 1\n\n"
+        "find t in [0, 1]\n  where t == 0\n  by bisection\n\n"
         "train a = 1, b = [2, 3]\n\ncount worst\n",
     ),
-    "two optimizers": ("recipe a upper minimize 1 by sgd(lr=1) by adam(lr=2) for h", "recipe a\n\nupper\n  minimize 1\n  by sgd(lr = 1)\n  by adam(lr = 2) for h\n"),
+    "two optimizers": (
+        "recipe a upper minimize 1 by sgd(lr=1) by adam(lr=2) for h",
+        "recipe a\n\nupper\n  minimize 1\n  by sgd(lr = 1)\n  by adam(lr = 2) for h\n",
+    ),
     "run": ("attack a run b:x'[j!=y] in s by fab(steps=1)", "attack a\n\nrun b : x'[j != y] in s\n  by fab(steps = 1)\n"),
+    "loose expressions in tight places": (
+        "recipe a sample b~(c+d) over (-e) lower w in (s+r) by (g()()) through (h and k) with f in eval lower w in [0,1] by (a*b)()",
+        "recipe a\n\nsample b ~ (c + d) over (-e)\n\nlower w in (s + r)\n  by g()()\n  through (h and k)\n  with f in eval\n\n"
+        "lower w in [0, 1]\n  by (a * b)\n",
+    ),
+    "clause words as names of arguments": (
+        "recipe a lower w in s by pgd(by=1,with=[2],maximize=3) maximize f(through=x)",
+        "recipe a\n\nlower w in s\n  by pgd(by = 1, with = [2], maximize = 3)\n  maximize f(through = x)\n",
+    ),
     "nothing": ("", ""),
     "only comments": ("\n\n # a\n\n\n# b", "# a\n\n# b\n"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -110,14 +137,23 @@ def test_layout(name: str) -> None:
 
 COMMENTS = {
     "before and behind": ("recipe a # r\n# p\nparam b = 1 # q\n# end", "recipe a  # r\n\n# p\nparam b = 1  # q\n# end\n"),
-    "in a list": ("recipe a\nparam b = 1 # b\n , # c\n c = 2, # d\n d = 3", "recipe a\n\nparam b = 1,  # b\n    # c\n    c = 2,  # d\n    d = 3\n"),
+    "in a list": (
+        "recipe a\nparam b = 1 # b\n , # c\n c = 2, # d\n d = 3",
+        "recipe a\n\nparam b = 1,  # b\n    # c\n    c = 2,  # d\n    d = 3\n",
+    ),
     "behind an operator": ("recipe a upper minimize b + # clean\n c * d", "recipe a\n\nupper\n  minimize b  # clean\n      + c * d\n"),
-    "between clauses": ("recipe a lower z in s # set\n # why\n maximize b # o\n by pgd", "recipe a\n\nlower z in s  # set\n  # why\n  maximize b  # o\n  by pgd\n"),
+    "between clauses": (
+        "recipe a lower z in s # set\n # why\n maximize b # o\n by pgd",
+        "recipe a\n\nlower z in s  # set\n  # why\n  maximize b  # o\n  by pgd\n",
+    ),
     "before a dropped bracket": ("recipe a\nlet b = (c\n# in\n)\nlet d = 1", "recipe a\n\nlet b =\n    # in\n    c\nlet d = 1\n"),
     "behind a dropped bracket": ("recipe a\nlet b = (c # in\n)\nlet d = 1", "recipe a\n\nlet b = c  # in\nlet d = 1\n"),
     "before a closing bracket": ("recipe a\nlet b = g(c # in\n)\nlet d = 1", "recipe a\n\nlet b = g(c)  # in\nlet d = 1\n"),
     "alone before a closing bracket": ("recipe a\nlet b = g(c\n# in\n)", "recipe a\n\nlet b = g(c\n    # in\n    )\n"),
-    "apart": ("recipe a\n# one\n\n# two\n\nlet b = 1\n# three\n\nupper minimize 1", "recipe a\n# one\n\n# two\n\nlet b = 1\n# three\n\nupper\n  minimize 1\n"),
+    "apart": (
+        "recipe a\n# one\n\n# two\n\nlet b = 1\n# three\n\nupper minimize 1",
+        "recipe a\n# one\n\n# two\n\nlet b = 1\n# three\n\nupper\n  minimize 1\n",
+    ),
     "in the header": ('recipe a\n\n# t\n\ntitle "T"', 'recipe a\n  # t\n  title  "T"\n'),
     "quotes and hashes": ('recipe a title "# no comment" # "yes', 'recipe a\n  title  "# no comment"  # "yes\n'),
 }
@@ -133,7 +169,8 @@ def test_comments(name: str) -> None:
 WRAPPED = {
     "at the loosest operator": (
         "upper minimize " + " + ".join(["alpha * KL(p(x) || p(x'))"] * 4) + " - beta",
-        "upper\n  minimize alpha * KL(p(x) || p(x')) + alpha * KL(p(x) || p(x')) + alpha * KL(p(x) || p(x'))\n      + alpha * KL(p(x) || p(x')) - beta\n",
+        "upper\n  minimize alpha * KL(p(x) || p(x')) + alpha * KL(p(x) || p(x')) + alpha * KL(p(x) || p(x'))\n"
+        "      + alpha * KL(p(x) || p(x')) - beta\n",
     ),
     "at or before and": (
         "let c = " + " or ".join(["first_long_name > second_long_name and third_long_name"] * 3),
@@ -142,7 +179,8 @@ WRAPPED = {
     ),
     "behind commas": (
         "train " + ", ".join(f"option_number_{i} = {i}" for i in range(6)),
-        "train option_number_0 = 0, option_number_1 = 1, option_number_2 = 2, option_number_3 = 3,\n    option_number_4 = 4, option_number_5 = 5\n",
+        "train option_number_0 = 0, option_number_1 = 1, option_number_2 = 2, option_number_3 = 3,\n"
+        "    option_number_4 = 4, option_number_5 = 5\n",
     ),
     "deeper in the long part only": (
         "let v = short + function(" + ", ".join(f"a_rather_long_argument_{i}" for i in range(5)) + ") + short",
@@ -169,17 +207,59 @@ def test_a_line_of_exactly_the_width_is_not_wrapped() -> None:
 # --- expressions -------------------------------------------------------------------------------------------------
 
 EXPRESSIONS = {
-    "-(x^2)": "-x^2", "(-x)^2": "(-x)^2", "a^(b^c)": "a^b^c", "(a^b)^c": "(a^b)^c", "2^(-x)": "2^-x", "-(-x)": "--x", "-(a*b)": "-(a * b)",
-    "(-a)*b": "-a * b", "a-(b-c)": "a - (b - c)", "(a-b)-c": "a - b - c", "a/(b/c)": "a/(b/c)", "a*(b/c)": "a * (b/c)", "(a*b)/c": "a * b/c",
-    "a+(b*c)": "a + b * c", "(a+b)*c": "(a + b) * c", "not (a<b)": "not a < b", "(not a)<b": "(not a) < b", "not (a and b)": "not (a and b)",
-    "(not a) and b": "not a and b", "a and (b or c)": "a and (b or c)", "(a and b) or c": "a and b or c", "a or (b or c)": "a or (b or c)",
-    "a<b<=c": "a < b <= c", "(a<b)<c": "(a < b) < c", "a<(b<c)": "a < (b < c)", "1[a>=b]": "1[a >= b]", "(f)(x)": "f(x)", "(a+b)[j]": "(a + b)[j]",
-    "f{w}(x)": "f{w}(x)", "p[g](v)": "p[g](v)", "x'[j]@k": "x'[j]@k", "x'@k[j]": "x'@k[j]", "x'@(n-1)": "x'@(n-1)", "x'@(3)": "x'@3", "-(x')[j]": "-x'[j]",
-    "KL((p) || (q))": "KL(p || q)", "D[psi](p||q)": "D[psi](p || q)", "sum(k in 0..m-1: k)": "sum(k in 0..m-1: k)", "sum(k in 0..(m-1)*2: k)": "sum(k in 0..(m-1)*2: k)",
-    "max( j!=y :z[j] )": "max(j != y: z[j])", "grad(v=x+eta:CE(f(v),y))": "grad(v = x + eta: CE(f(v), y))", "top(9,i!=y:f(x)[i])": "top(9, i != y: f(x)[i])",
-    "g(a where b,c=[1,2],d=1..9)": "g(a where b, c = [1, 2], d = 1..9)", "g((a, b))": None, "g()": "g()", "(a)": "a", "1.50": "1.50", "5E-04": "5E-04",
-    "lambda/2 * norm(x' - z, 2)^2": "lambda/2 * norm(x' - z, 2)^2", "s1/n+2*sqrt(s2/n-(s1/n)^2)": "s1/n + 2 * sqrt(s2/n - (s1/n)^2)",
-}  # fmt: skip
+    "-(x^2)": "-x^2",
+    "(-x)^2": "(-x)^2",
+    "a^(b^c)": "a^b^c",
+    "(a^b)^c": "(a^b)^c",
+    "2^(-x)": "2^-x",
+    "-(-x)": "--x",
+    "-(a*b)": "-(a * b)",
+    "(-a)*b": "-a * b",
+    "a-(b-c)": "a - (b - c)",
+    "(a-b)-c": "a - b - c",
+    "a/(b/c)": "a/(b/c)",
+    "a*(b/c)": "a * (b/c)",
+    "(a*b)/c": "a * b/c",
+    "a+(b*c)": "a + b * c",
+    "(a+b)*c": "(a + b) * c",
+    "not (a<b)": "not a < b",
+    "(not a)<b": "(not a) < b",
+    "not (a and b)": "not (a and b)",
+    "(not a) and b": "not a and b",
+    "a and (b or c)": "a and (b or c)",
+    "(a and b) or c": "a and b or c",
+    "a or (b or c)": "a or (b or c)",
+    "a<b<=c": "a < b <= c",
+    "(a<b)<c": "(a < b) < c",
+    "a<(b<c)": "a < (b < c)",
+    "1[a>=b]": "1[a >= b]",
+    "(f)(x)": "f(x)",
+    "(a+b)[j]": "(a + b)[j]",
+    "f{w}(x)": "f{w}(x)",
+    "p[g](v)": "p[g](v)",
+    "x'[j]@k": "x'[j]@k",
+    "x'@k[j]": "x'@k[j]",
+    "x'@(n-1)": "x'@(n-1)",
+    "x'@(3)": "x'@3",
+    "-(x')[j]": "-x'[j]",
+    "max(j != (a<b): z)": "max(j != (a < b): z)",
+    "max(j in (a<b): z)": "max(j in a < b: z)",
+    "KL((p) || (q))": "KL(p || q)",
+    "D[psi](p||q)": "D[psi](p || q)",
+    "sum(k in 0..m-1: k)": "sum(k in 0..m-1: k)",
+    "sum(k in 0..(m-1)*2: k)": "sum(k in 0..(m-1)*2: k)",
+    "max( j!=y :z[j] )": "max(j != y: z[j])",
+    "grad(v=x+eta:CE(f(v),y))": "grad(v = x + eta: CE(f(v), y))",
+    "top(9,i!=y:f(x)[i])": "top(9, i != y: f(x)[i])",
+    "g(a where b,c=[1,2],d=1..9)": "g(a where b, c = [1, 2], d = 1..9)",
+    "g((a, b))": None,
+    "g()": "g()",
+    "(a)": "a",
+    "1.50": "1.50",
+    "5E-04": "5E-04",
+    "lambda/2 * norm(x' - z, 2)^2": "lambda/2 * norm(x' - z, 2)^2",
+    "s1/n+2*sqrt(s2/n-(s1/n)^2)": "s1/n + 2 * sqrt(s2/n - (s1/n)^2)",
+}
 
 
 @pytest.mark.parametrize("text", [text for text, canonical in EXPRESSIONS.items() if canonical])
@@ -232,6 +312,27 @@ def check_layout(text: str) -> str:
 def test_any_file_keeps_its_tree_and_its_comments(text: str) -> None:
     out = check_layout(text)
     assert home_of_comments(out) == home_of_comments(text)
+
+
+@quick
+@given(spaced(comments=False))
+def test_any_tree_has_a_text(text: str) -> None:
+    file = t.relocated(clean(text).file, "elsewhere")
+    out = format_tree(file)
+    assert clean(out).file == file
+    assert format_tree(clean(out).file) == out == format_text(out)
+
+
+def test_a_tree_without_a_text_gets_the_usual_order() -> None:
+    file = clean(
+        "recipe a param b = 1 param c = 2 let d = 1, e = 2 lower w in s through nothing with f in train by pgd maximize x "
+        "upper minimize 1 with f in eval by sgd by adam for h"
+    ).file
+    assert format_tree(file) == (
+        "recipe a\n\nparam b = 1, c = 2\nlet d = 1\nlet e = 2\n\nlower w in s\n  maximize x\n  by pgd\n"
+        "  with f in train\n  through nothing\n\n"
+        "upper\n  minimize 1\n  by sgd\n  by adam for h\n  with f in eval\n"
+    )
 
 
 @quick

@@ -17,7 +17,7 @@ from lossdsl.syntax.parse import MAX_SYNTAX_ERRORS, Parsed, parse, parser, whole
 from tests.unit.syntax.strategies import garbage, spaced
 
 CORPUS = sorted((Path(__file__).parents[2] / "golden" / "identity").glob("*.loss"))
-any_text = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+any_text = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 def clean(text: str) -> t.File:
@@ -70,7 +70,7 @@ def test_the_two_lists_of_reserved_words_agree() -> None:
 
 
 def test_every_keyword_of_the_grammar_is_known_to_the_messages() -> None:
-    words = {terminal.name.lower() for terminal in parser().terminals if terminal.priority == 1}
+    words = {terminal.pattern.value.split("(")[0] for terminal in parser().terminals if terminal.priority == 1}
     assert words - set(KEYWORDS) == {"eval", "untracked", "epoch", "frozen", "joint"}
     assert set(KEYWORDS) - words == {"recipe", "attack"}  # one terminal, KIND
 
@@ -84,16 +84,41 @@ def test_a_reserved_word_is_no_name_but_may_name_an_argument(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["log", "lambda", "step", "steps", "start", "K", "title", "source", "run", "count", "epoch", "frozen", "joint", "eval", "untracked", "worst", "x''", "_", "inf"]
+    "word",
+    [
+        "log",
+        "lambda",
+        "step",
+        "steps",
+        "start",
+        "K",
+        "title",
+        "source",
+        "run",
+        "count",
+        "epoch",
+        "frozen",
+        "joint",
+        "eval",
+        "untracked",
+        "worst",
+        "x''",
+        "_",
+        "inf",
+    ],
 )
 def test_an_ordinary_name(word: str) -> None:
-    assert items(f"let {word} = {word}({word})[{word}]@{word}") == (
-        t.Let(word, t.Iterate(t.Index(call(word, n(word)), n(word)), n(word))),
+    assert items(f"let {word} = {word}({word})[{word}]@{word}") == (t.Let(word, t.Iterate(t.Index(call(word, n(word)), n(word)), n(word))),)
+    assert items(f"remove {word} param {word} = {word} log {word} = {word}")[1:] == (
+        t.Param(word, n(word)),
+        t.Let(word, n(word), recorded=True),
     )
-    assert items(f"remove {word} param {word} = {word} log {word} = {word}")[1:] == (t.Param(word, n(word)), t.Let(word, n(word), recorded=True))
 
 
-@pytest.mark.parametrize("text", ["recipe r upper minimizeCE(x)", "recipetrades", "recipe r params eps = 1", "recipe r let a = b andc", "recipe r let a = notb c"])
+@pytest.mark.parametrize(
+    "text",
+    ["recipe r upper minimizeCE(x)", "recipetrades", "recipe r params eps = 1", "recipe r let a = b andc", "recipe r let a = notb c"],
+)
 def test_a_keyword_is_a_whole_word(text: str) -> None:
     assert parse(Source(text)).diagnostics
 
@@ -189,7 +214,9 @@ def test_the_upper_level() -> None:
 
 
 def test_a_file_has_shared_items_then_declarations() -> None:
-    file = clean('use "o.loss" def g(v) = v generator psi(q) = q recipe a extends b title "T" attack c run d : x\' in s by fab() count worst')
+    file = clean(
+        'use "o.loss" def g(v) = v generator psi(q) = q recipe a extends b title "T" attack c run d : x\' in s by fab() count worst'
+    )
     assert file.shared == (t.Keyword("use", "o.loss"), t.Def("g", ("v",), n("v")), t.Def("psi", ("q",), n("q"), generator=True))
     run = t.Level("x'", None, n("s"), None, None, call("fab"), run="d")
     assert file.declarations == (
@@ -200,24 +227,50 @@ def test_a_file_has_shared_items_then_declarations() -> None:
 
 CONSTRUCTS = [
     # sections 2 and 3
-    "lower z in linf(x, eps) maximize CE(f(z), y) by pgd(steps = 1)", "remove eps", "input x in [0, 1]", "input x in reals",
-    "input x in [[0, 1], [0, 1], [-1, 1]]", "lower d in linf(0, eps) maximize CE(f(x + d), y)", "model g frozen let a = g(x), b = p[g](x)", "model h upper minimize 1 by adam(lr = 1) for h",
+    "lower z in linf(x, eps) maximize CE(f(z), y) by pgd(steps = 1)",
+    "remove eps",
+    "input x in [0, 1]",
+    "input x in reals",
+    "input x in [[0, 1], [0, 1], [-1, 1]]",
+    "lower d in linf(0, eps) maximize CE(f(x + d), y)",
+    "model g frozen let a = g(x), b = p[g](x)",
+    "model h upper minimize 1 by adam(lr = 1) for h",
     # section 4
-    "param lambda = 6, I = 2 in 1..9", "param tau = 0 then 1 from epoch 51 then 2 from epoch 91", "param eps = ramp(0, 8/255, epochs = 5)",
-    "let worst = argmax(j != y: M(x'[j])[j]) with f in eval", "def M(v) = f(v) - f(v)[y]", "sample a, b ~ uniform(linf(x, eps)) over x", "sample t ~ uniform(0, 1) over example",
-    "sample e ~ normal(1) over latent(n)", "sample r ~ rademacher", "sample c ~ corner(linf(0, eps)) over batch", "lower x'[j in top(9, i != y: f(x)[i])] in linf(x, eps)",
-    "lower w in layerwise(theta, gamma, only = matrices) maximize CE(f{w}(x), y) by linear(start = theta) with f in untracked", "upper at w minimize CE(f(x), y) - f{theta}(x)[y]",
-    "lower q in simplex(K) maximize dot(q, class_mean(CE(f(x), y))) by ascent(steps = 1, step = 0.1, start = previous)", "find t in [lo, hi] where f(x)[y] == 0 by bisection(steps = 10)",
-    "upper minimize 1 by sgd(lr = 0.1, normalize = true) with f in train joint", "state n = 0 then n + 1, s = zeros(K) then s + class_sum(1)", "memory r = 0.1 then min(r, 1) with f in eval",
-    "log angle = norm(grad(theta: CE(f(x), y)), 2)", "train epochs = 1, sampler = classes(q), data = mix(labelled, pseudo, fraction = 0.5), schedule = cyclic(peak = 0.5)",
-    "lower z in s maximize 1 by pgd(steps = 9, start = x + uniform(linf(0, eps)), noise = normal(0.1), until = fooled(tau), restarts = 10)", "lower z in s maximize 1 by pgd(start = raw(x + normal(1)))",
-    "lower z in s maximize 1 by pgd(steps = 3) through unrolling", "lower z in s maximize 1 through implicit(scale = 0.1 * lambda)", "lower z in s maximize 1 through danskin(starts = k)",
+    "param lambda = 6, I = 2 in 1..9",
+    "param tau = 0 then 1 from epoch 51 then 2 from epoch 91",
+    "param eps = ramp(0, 8/255, epochs = 5)",
+    "let worst = argmax(j != y: M(x'[j])[j]) with f in eval",
+    "def M(v) = f(v) - f(v)[y]",
+    "sample a, b ~ uniform(linf(x, eps)) over x",
+    "sample t ~ uniform(0, 1) over example",
+    "sample e ~ normal(1) over latent(n)",
+    "sample r ~ rademacher",
+    "sample c ~ corner(linf(0, eps)) over batch",
+    "lower x'[j in top(9, i != y: f(x)[i])] in linf(x, eps)",
+    "lower w in layerwise(theta, gamma, only = matrices) maximize CE(f{w}(x), y) by linear(start = theta) with f in untracked",
+    "upper at w minimize CE(f(x), y) - f{theta}(x)[y]",
+    "lower q in simplex(K) maximize dot(q, class_mean(CE(f(x), y))) by ascent(steps = 1, step = 0.1, start = previous)",
+    "find t in [lo, hi] where f(x)[y] == 0 by bisection(steps = 10)",
+    "upper minimize 1 by sgd(lr = 0.1, normalize = true) with f in train joint",
+    "state n = 0 then n + 1, s = zeros(K) then s + class_sum(1)",
+    "memory r = 0.1 then min(r, 1) with f in eval",
+    "log angle = norm(grad(theta: CE(f(x), y)), 2)",
+    "train epochs = 1, sampler = classes(q), data = mix(labelled, pseudo, fraction = 0.5), schedule = cyclic(peak = 0.5)",
+    "lower z in s maximize 1 by pgd(steps = 9, start = x + uniform(linf(0, eps)), noise = normal(0.1), until = fooled(tau), restarts = 10)",
+    "lower z in s maximize 1 by pgd(start = raw(x + normal(1)))",
+    "lower z in s maximize 1 by pgd(steps = 3) through unrolling",
+    "lower z in s maximize 1 through implicit(scale = 0.1 * lambda)",
+    "lower z in s maximize 1 through danskin(starts = k)",
     # section 5
-    "let a = CE(p(x) || y), b = SE(p(x), onehot(y)), c = H(p(x)), d = JS(p(x) || p(x')), e = TV(p(x), smooth(y, 0.1))", "let third = sort(j: f(x)[j])[3], s = softmax(j != y: f(x)[j])",
-    "let a = if(n > 2 and m > s1/n + 2*sqrt(s2/n - (s1/n)^2), top, 0.99*lam)", "let a = x'@3, b = x'@0, c = first_fooled(x'), d = survived(x'), e = fooled(x')",
-    "let a = project(x, linf(0, eps)), b = interior(x, l2(x, 1)), c = norm(x, inf), d = clip(x, -1, 1)", "let e = 1[max(j != y: z[j]) >= z[y]]",
-    "upper minimize batch_mean(CE(f(x'), y)) + lambda * batch_mean(1 - cos(g, h) where norm(g, 2) > 0 and norm(h, 2) > 0)", "let m = max(class_mean(CE(f(x), y)), 0)",
-]  # fmt: skip
+    "let a = CE(p(x) || y), b = SE(p(x), onehot(y)), c = H(p(x)), d = JS(p(x) || p(x')), e = TV(p(x), smooth(y, 0.1))",
+    "let third = sort(j: f(x)[j])[3], s = softmax(j != y: f(x)[j])",
+    "let a = if(n > 2 and m > s1/n + 2*sqrt(s2/n - (s1/n)^2), top, 0.99*lam)",
+    "let a = x'@3, b = x'@0, c = first_fooled(x'), d = survived(x'), e = fooled(x')",
+    "let a = project(x, linf(0, eps)), b = interior(x, l2(x, 1)), c = norm(x, inf), d = clip(x, -1, 1)",
+    "let e = 1[max(j != y: z[j]) >= z[y]]",
+    "upper minimize batch_mean(CE(f(x'), y)) + lambda * batch_mean(1 - cos(g, h) where norm(g, 2) > 0 and norm(h, 2) > 0)",
+    "let m = max(class_mean(CE(f(x), y)), 0)",
+]
 
 
 @pytest.mark.parametrize("text", CONSTRUCTS)
@@ -266,36 +319,36 @@ def test_grammatical_text_has_no_finding(text: str) -> None:
 
 
 MISTAKES = {
-    "recipe r let a = (1 + 2 upper minimize 1": ("E002", "missing ) before upper", "write ) here"),
-    "recipe r let a = g(1": ("E002", "missing ) before the end of the file", "write ) here"),
-    "recipe r let a = 1)": ("E002", ") closes nothing", "remove it"),
-    "recipe r let a = 2lambda": ("E003", "2lambda is neither a number nor a name", "2 * lambda"),
-    "recipe r let a = 1.2.3": ("E003", "1.2.3 is neither a number nor a name", "*"),
-    "recipe r let a = .5": ("E003", "a point cannot stand here", "0.5"),
-    "recipe r let a = 2 ** 3": ("E003", "no operator **", "^"),
-    "recipe r let a = b = c": ("E001", "= gives a name", "=="),
-    "recipe r let in = 1": ("E004", "in is a reserved word", "another name"),
-    "recipe r params a = 1": ("E001", "params cannot stand here", "did you mean param?"),
-    "recipe r lower z in s maximise 1": ("E001", "maximise cannot stand here", "did you mean maximize?"),
-    "recipe r let a =": ("E001", "ends in the middle", ""),
-    "law l": ("E900", "law declarations are not supported yet", ""),
-    "recipe r let a = b with f in traim": ("E006", "there is no mode traim", "eval, train and untracked"),
-    "recipe r let a = b with g in train": ("E006", "a mode is set for the trained model f", "with f in train"),
-    "recipe r lower z in s by pgd by pgd": ("E007", "the level of z has this clause twice", "keep one"),
-    "recipe r upper minimize 1 with f in eval with f in train": ("E007", "sets its mode twice", "keep one"),
-    "recipe r let a = max(j + 1: z)": ("E008", "this is not a header", "j != e"),
-    "recipe r let a = max(j + 1 in S: z)": ("E008", "a header names one variable", "j in S"),
-    "recipe r let a = p[g](j: z)": ("E008", "only an operation's name", "max(j != y: e)"),
+    "recipe r let a = (1 + 2 upper minimize 1": "E002",
+    "recipe r let a = g(1": "E002",
+    "recipe r let a = 1)": "E002",
+    "recipe r let a = 2lambda": "E003",
+    "recipe r let a = 1.2.3": "E003",
+    "recipe r let a = .5": "E003",
+    "recipe r let a = 2 ** 3": "E003",
+    "recipe r let a = b = c": "E001",
+    "recipe r let in = 1": "E004",
+    "recipe r params a = 1": "E001",
+    "recipe r let a =": "E001",
+    "law l": "E900",
+    "recipe r let a = b with f in traim": "E006",
+    "recipe r let a = b with g in train": "E006",
+    "recipe r lower z in s by pgd by pgd": "E007",
+    "recipe r lower z in s maximize 1 minimize 2": "E007",
+    "recipe r upper minimize 1 with f in eval with f in train": "E007",
+    "recipe r let a = max(j + 1: z)": "E008",
+    "recipe r let a = max(j != y != z: z)": "E008",
+    "recipe r let a = max(j + 1 in S: z)": "E008",
+    "recipe r let a = p[g](j: z)": "E008",
 }
 
 
 @pytest.mark.parametrize("text", MISTAKES)
-def test_a_mistake_is_explained(text: str) -> None:
-    code, message, help = MISTAKES[text]
+def test_a_mistake_has_one_finding(text: str) -> None:
+    """What the messages say is tested with the golden errors."""
     (found,) = parse(Source(text)).diagnostics
-    assert found.code == code
-    assert message in found.message
-    assert help in found.help
+    assert found.code == MISTAKES[text]
+    assert found.help
 
 
 @pytest.mark.parametrize("char", CHARACTERS)
@@ -307,12 +360,12 @@ def test_a_foreign_character_is_explained(char: str) -> None:
 def test_all_errors_are_reported_and_the_rest_is_read() -> None:
     text = "recipe r\nparam a = )\nparam b = 1\nlet c = 1 +\nupper\n  minimize $\nlog d = 2\n"
     parsed = parse(Source(text))
-    assert [Source(text).position(d.span.start)[0] for d in parsed.diagnostics] == [2, 5, 6] or len(parsed.diagnostics) == 3
+    assert len(parsed.diagnostics) == 3
     assert parsed.file.declarations[0].items == (t.Param("b", num("1")), t.Let("d", num("2"), recorded=True))
     assert {"a", "c"} <= parsed.lost_words
 
 
-@pytest.mark.parametrize("text", ["(" * 5000 + ")" * 5000, "1" + " + 1" * 20000, "-" * 5000 + "1"])
+@pytest.mark.parametrize("text", ["(" * 5000 + "1" + ")" * 5000, "1" + " + 1" * 20000, "-" * 5000 + "1"])
 def test_deep_text_is_refused_not_a_crash(text: str) -> None:
     (found,) = parse(Source("recipe r let a = " + text)).diagnostics
     assert found.code == "E005"

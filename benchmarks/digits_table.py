@@ -1,0 +1,87 @@
+"""Trains every recipe on scikit-learn's digits and writes the table of docs/results.md.
+
+    python benchmarks/digits_table.py --out runs/table --eps 0.2 --seeds 0 1 2
+
+Runs that are there already are kept, so that the command can be interrupted and repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+
+from lossdsl.assets import recipe_paths
+from lossdsl.front import load
+
+MARK = ("<!-- table -->\n", "<!-- end -->")
+ATTACKS = ("fgsm", "pgd20")
+
+
+def settings(recipe: str, eps: float) -> list[str]:
+    """--set arguments: the radius and, where the recipe has one of its own, a step of a quarter of it."""
+    chosen = {"eps": f"{eps}"}
+    if recipe not in ("fast_at", "pgd2_at"):
+        chosen["step"] = f"{eps / 4}"
+    known = load(recipe).params
+    return [part for name, value in chosen.items() if name in known for part in ("--set", f"{name}={value}")]
+
+
+def lossdsl(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "lossdsl", *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def one(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
+    """Clean and robust accuracy in percent of the best checkpoint of one run."""
+    out = args.out / f"{recipe}-{seed}"
+    numbers = out / "table.json"
+    if not numbers.is_file():
+        lossdsl(
+            "train", recipe, *settings(recipe, args.eps), "--by", args.by, "--train", args.train, "--model", args.model,
+            "--seed", str(seed), "--out", str(out), "--resume", "--quiet",
+        )  # fmt: skip
+        found: dict[str, float] = {}
+        for attack in ATTACKS:
+            report = out / f"{attack}.json"
+            lossdsl("evaluate", str(out), "--attack", attack, "--set", f"eps={args.eps}", "--json", str(report), "--quiet")
+            result = json.loads(report.read_text())
+            found["clean"], found[attack] = 100 * result["clean"]["accuracy"], 100 * result["robust"]["accuracy"]
+        numbers.write_text(json.dumps(found))
+    loaded: dict[str, float] = json.loads(numbers.read_text())
+    return loaded
+
+
+def cell(values: list[float]) -> str:
+    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/table"))
+    parser.add_argument("--eps", type=float, default=0.2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--recipes", nargs="+", default=list(recipe_paths()))
+    parser.add_argument("--model", default="smallcnn")
+    parser.add_argument("--by", default="adam(lr = 2e-3)")
+    parser.add_argument("--train", default="epochs = 40, batch = 64, schedule = cosine, warmup = 0, augment = none")
+    parser.add_argument("--page", type=Path, help="a page whose table is replaced, such as docs/results.md")
+    args = parser.parse_args()
+    rows = []
+    for recipe in args.recipes:
+        runs = [one(recipe, seed, args) for seed in args.seeds]
+        rows.append([recipe, *(cell([run[column] for run in runs]) for column in ("clean", *ATTACKS))])
+        print(" | ".join(rows[-1]), flush=True)
+    table = "\n".join("| " + " | ".join(r) + " |" for r in [["recipe", "clean", "FGSM", "PGD-20"], ["---"] * 4, *rows]) + "\n"
+    if args.page:
+        text = args.page.read_text()
+        start, end = text.index(MARK[0]) + len(MARK[0]), text.index(MARK[1])
+        args.page.write_text(text[:start] + table + text[end:])
+    else:
+        print(table)
+
+
+if __name__ == "__main__":
+    main()

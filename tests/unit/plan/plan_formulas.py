@@ -1,0 +1,145 @@
+"""The upper objectives of the golden cases, written by hand: (model, x, y, solutions) -> a number. Plain softmax, no log space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Solutions = dict[str, Tensor]
+Formula = Callable[[nn.Module, Tensor, Tensor, Solutions], Tensor]
+FORMULAS: dict[str, Formula] = {}
+
+
+def formula(name: str) -> Callable[[Formula], Formula]:
+    """Enter the formula of the case `name`."""
+
+    def enter(function: Formula) -> Formula:
+        FORMULAS[name] = function
+        return function
+
+    return enter
+
+
+def p(logits: Tensor) -> Tensor:
+    return logits.exp() / logits.exp().sum(-1, keepdim=True)
+
+
+def ce(logits: Tensor, y: Tensor) -> Tensor:
+    return -p(logits)[torch.arange(len(y)), y].log()
+
+
+def kl(target: Tensor, prediction: Tensor) -> Tensor:
+    """Both as logits."""
+    return (p(target) * (p(target).log() - p(prediction).log())).sum(-1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    return -(p(logits) * p(logits).log()).sum(-1)
+
+
+def members(y: Tensor, classes: int) -> list[list[int]]:
+    """The classes j != y of each example, ascending."""
+    return [[j for j in range(classes) if j != label] for label in y.tolist()]
+
+
+@formula("bridge_ends")
+def bridge_ends(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    middle = (x + s["x'"]) / 2
+    return (ce(f(x), y) + 5 * (kl(f(x), f(middle)) + kl(f(middle), f(s["x'"])))).mean()
+
+
+@formula("start_plus_nothing")
+def start_plus_nothing(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    return (ce(f(x), y) + kl(f(x), f(s["z"]))).mean()
+
+
+@formula("refuses")
+def refuses(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    return 2 * ce(f(x), y).mean()
+
+
+@formula("one_pass_per_point")
+def one_pass_per_point(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    hard = 1 - p(f(x))[torch.arange(len(y)), y]
+    return (ce(f(x), y) + hard * kl(f(x), f(s["x'"])) + entropy(f(x)) + hard * ce(f(s["x'"]), y)).mean()
+
+
+@formula("draws_and_modes")
+def draws_and_modes(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    steady, a, b = f(x).detach(), x + s["a"], x + s["b"]
+    return (ce(f(x), y) + kl(steady, f(s["x'"])) + kl(steady, f(a)) + kl(f(a), f(b))).mean()
+
+
+@formula("nested_binders")
+def nested_binders(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    clean, moved = f(x), f(s["x'"])
+    total = torch.zeros((), dtype=x.dtype)
+    for n, others in enumerate(members(y, clean.shape[1])):
+        for j in others:
+            total = total + max(clean[n, i] * moved[n, j] for i in range(clean.shape[1]) if i != j) * p(clean)[n, j]
+        total = total + max((p(moved)[n] * clean[n, j]).sum() - clean[n, y[n]] for j in others)
+    return total / len(y)
+
+
+@formula("clean_side")
+def clean_side(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    return (ce(f(x), y) + 6 * kl(f(x), f(s["x'"]))).mean()
+
+
+FORMULAS["train_mode_stays"] = FORMULAS["untracked_stays"] = clean_side
+
+
+@formula("family")
+def family(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    moved = s["x'"]
+    worst = []
+    for n, others in enumerate(members(y, f(x).shape[1])):
+        scores = [float(f(moved[n, i : i + 1]).detach()[0, j]) for i, j in enumerate(others)]
+        worst.append(moved[n, scores.index(max(scores))])
+    return ce(f(torch.stack(worst)), y).mean()
+
+
+@formula("three_levels")
+def three_levels(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    return (ce(f(x), y) + kl(f(x), f(s["x'"])) + kl(f(x), f(s["z"])) + kl(f(x), f(s["w"]))).mean()
+
+
+@formula("train_mode_apart")
+def train_mode_apart(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    return sum((ce(f(s[name]), y).mean() for name in ("x'", "z", "v", "w")), torch.zeros(()))
+
+
+@formula("family_and_point")
+def family_and_point(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    count = s["x'"].shape[1]
+    return (ce(f(s["z"]), y) + sum(ce(f(s["x'"][:, i]), y) for i in range(count)) / count).mean()
+
+
+@formula("leftovers")
+def leftovers(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    return (ce(f(x), y) + 5 * kl(f(x), f(s["x'"]))).mean()
+
+
+@formula("keeps")
+def keeps(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    return ce(f(s["z"]), y).mean()
+
+
+FORMULAS["lower_levels"] = keeps
+
+
+@formula("constants_above")
+def constants_above(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    rows = torch.arange(len(y))
+    right = f(x)[rows, y] > 0
+    kept = ce(f(s["x'@2"]), y)[right]
+    branch = torch.where(f(s["x'@0"])[rows, y].detach() > 0, entropy(f(s["x'"])), 1.0)
+    return (kl(f(x).detach(), f(s["x'"])) + branch).mean() + (kept.mean() if len(kept) else 0)
+
+
+@formula("everything_wanted")
+def everything_wanted(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    clean, moved = f(x), f(s["x'"])
+    return (ce(moved, y) + 5 * kl(clean, moved) * (1 - p(clean)[torch.arange(len(y)), y]) + kl(clean, moved)).mean()
