@@ -42,7 +42,8 @@ def describe(recipe: Recipe, path: Path) -> dict[str, Any]:
     lines = [line.strip() for line in recipe.source.text.splitlines()]
     method = _METHOD.match(next((line for line in lines if line.startswith("#")), ""))
     return {
-        "name": recipe.name, "title": recipe.title, "source": recipe.source_note, "method": method[1] if method else None, "file": str(path),
+        "name": recipe.name, "title": recipe.title, "source": recipe.source_note, "method": method[1] if method else None,
+        "file": str(path),
         "lines": sum(bool(line) and not line.startswith("#") for line in lines), "params": recipe.params,
     }  # fmt: skip
 

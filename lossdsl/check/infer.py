@@ -116,7 +116,7 @@ class Inference:
             return self.report.error("E016", "division by zero", e.right.span, "the divisor is 0 whatever the data: change it")
         kind = build.arithmetic_kind(op, a.kind, b.kind)
         if kind is None:
-            return self.report.error("E013", f"{e.op} does not combine {DESCRIPTION[a.kind]} and {DESCRIPTION[b.kind]}", e.span, _mismatch_help(a, b))
+            return self.report.error("E013", f"{e.op} does not combine {DESCRIPTION[a.kind]} and {DESCRIPTION[b.kind]}", e.span, _mismatch_help(op, a, b))
         return build.combine(op, kind, a, b, e.span)
 
     def _unary(self, e: t.Unary, scope: Scope, at: Context) -> Typed:
@@ -235,11 +235,11 @@ def scalar_help(value: Typed) -> str:
     return ""
 
 
-def _mismatch_help(a: Typed, b: Typed) -> str:
+def _mismatch_help(op: str, a: Typed, b: Typed) -> str:
     kinds = {a.kind, b.kind}
     if Kind.INPUT in kinds and kinds & OVER_CLASSES:
         return "one lives in input space, the other over classes: did you forget f(...) or p(...)?"
-    return ""
+    return "the exponent is a number" if op == "pow" else "a number goes with anything, other values with their own type"
 
 
 def prob_edit(value: Typed, text: str) -> tuple[str, Edit | None]:

@@ -56,7 +56,7 @@ class _Compiled:
         if self.device is not None:
             x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
         check_batch(x, y, self.num_classes, self.domain, self.check)
-        return x.detach(), y.detach()
+        return x.detach(), y.detach().long()
 
     def _values(self) -> Values:
         return [None] * self.plan.size
@@ -301,7 +301,8 @@ def _check_classes(compiled: _Compiled) -> None:
         if i.op in ("at", "log_at", "log_not_at") and i.attrs:
             needed = i.attrs[0] + 1
         if i.op == "nth":
-            needed = i.attrs[0]
+            classes = compiled._kinds[compiled._kinds[i.args[0]].args[1]]
+            needed = i.attrs[0] + (classes.attrs[0] == "not")
         if needed > compiled.num_classes:
             raise UserError(f"{i.text} needs {needed} classes, and there are {compiled.num_classes}", where=compiled._place(i))
 

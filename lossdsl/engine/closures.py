@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lossdsl.check.typed import Axis
 from lossdsl.diagnostics import LossdslError, UserError
@@ -199,6 +200,7 @@ _LEAVES: dict[str, Callable[[Instr], Function]] = {
 def _forward(i: Instr, kinds: dict[int, Instr]) -> Function:
     mode, place, axes = i.attrs[1], i.args[0], len(kinds[i.args[0]].axes)
     no_gradient = i.gradient == "none"
+    own_buffers = mode == "eval" and i.gradient == "parameters"
 
     def forward(frame: Frame, values: Values) -> Tensor:
         frame.modes.ensure(mode)
@@ -207,6 +209,9 @@ def _forward(i: Instr, kinds: dict[int, Instr]) -> Function:
         if no_gradient and torch.is_grad_enabled():
             with torch.no_grad():
                 logits = frame.model(flat)
+        elif own_buffers:
+            # BatchNorm's backward pass reads the running statistics, which a later pass in train mode may have written by then.
+            logits = functional_call(frame.model, {name: b.clone() for name, b in frame.model.named_buffers()}, (flat,))
         else:
             logits = frame.model(flat)
         check_logits(logits, flat, frame.num_classes)

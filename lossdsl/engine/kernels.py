@@ -43,7 +43,13 @@ KERNELS |= {
 
 @kernel("pow")
 def power(a: Any, b: Any) -> Any:
-    return a**b
+    """NaN, not a complex number, for a negative number to a fractional power."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return a**b
+    try:
+        return math.pow(a, b)
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 def _number(condition: Tensor, like: Tensor) -> Tensor:
@@ -148,7 +154,12 @@ def kl_divergence(target: Tensor, prediction: Tensor) -> Tensor:
     """KL(target || prediction) = sum_i t_i (log t_i - log q_i), 0 log 0 = 0."""
     t = torch.exp(target)
     both = torch.where(target == -math.inf, 0.0, _zero_log_zero(target) - prediction)
-    return (t * both).sum(-1)
+    return _not_negative((t * both).sum(-1))
+
+
+def _not_negative(v: Tensor) -> Tensor:
+    """0 where rounding has gone below it; the gradient is that of v."""
+    return torch.where(v < 0, v - v.detach(), v)
 
 
 @kernel("cross_entropy")
@@ -189,7 +200,7 @@ def _log_add(a: Tensor, b: Tensor) -> Tensor:
 @kernel("JS")
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
     middle = _log_add(p, q) - math.log(2)
-    return (kl_divergence(p, middle) + kl_divergence(q, middle)) / 2
+    return (kl_divergence(p, middle) + kl_divergence(q, middle)) / 2  # each part is not negative, so neither is the sum
 
 
 @kernel("onehot")

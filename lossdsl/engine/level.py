@@ -65,7 +65,7 @@ class LevelRunner:
         for n in (*self.outside, self.plan.center, self.plan.radius):
             if isinstance(values[n], Tensor) and self.kinds[n].kind is not Kind.CONST:
                 wide_values[n] = values[n].repeat_interleave(copies, 0)
-        points = {k: p.repeat_interleave(copies, 0) for k, p in frame.points.items() if p.dim() and k[0] != self.name}
+        points = {k: p.repeat_interleave(copies, 0) if p.dim() else p for k, p in frame.points.items()}
         wide = replace(
             frame, x=frame.x.repeat_interleave(copies, 0), y=frame.y.repeat_interleave(copies, 0), points=points, own_class=classes.reshape(-1)
         )

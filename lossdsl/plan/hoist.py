@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lossdsl.plan.ir import Code, Plan, Solve
+from lossdsl.plan.ir import Code, Plan, Solve, writes_statistics
 
 
 def hoist(plan: Plan) -> Plan:
     """Move instructions from a level's updates to before them.
 
     Nothing moves that draws random numbers or runs the model in train mode: dropout and BatchNorm statistics would differ.
+    Where an update writes statistics, no pass moves at all: one in eval mode reads what the update before has written.
     """
     return replace(plan, solves=tuple(_hoist(s) for s in plan.solves))
 
@@ -19,9 +20,10 @@ def _hoist(solve: Solve) -> Solve:
     fixed: set[int] = set()
     stays = []
     moved = []
+    written = writes_statistics(solve.body)
     for i in solve.body:
         own = i.op == "own_class" or (i.op in ("point", "family") and i.attrs == (solve.level.var,))
-        if own or not i.repeatable or any(a in fixed for a in i.args):
+        if own or not i.repeatable or (written and i.op == "forward") or any(a in fixed for a in i.args):
             fixed.add(i.id)
             stays.append(i)
         else:

@@ -119,6 +119,11 @@ def codes(plan: Plan) -> list[Code]:
     return [*found, plan.upper.code] if plan.upper else found
 
 
+def writes_statistics(code: Code) -> bool:
+    """Does the code hold a pass in train mode? (untracked passes put the statistics back)"""
+    return any(i.op == "forward" and i.attrs[1] == "train" for i in code)
+
+
 def map_codes(plan: Plan, change: Any) -> Plan:
     """The plan with `change(code, where)` applied to every piece of code, in the order of running."""
     samples = change(plan.samples, "samples")
@@ -189,12 +194,13 @@ def cost(plan: Plan) -> Cost:
     backward = 0
     for s in plan.solves:
         forward += s.before.forwards()
+        starts = s.start.forwards() * s.runs
         inside, back = s.body.forwards() * (s.updates + s.evaluations), s.updates
         if s.level.axis is None:
-            forward, backward = forward + inside, backward + back
+            forward, backward = forward + starts + inside, backward + back
         else:
             counted = families.setdefault(copies_text(s.level.axis), [0, 0])
-            counted[0], counted[1] = counted[0] + inside, counted[1] + back
+            counted[0], counted[1] = counted[0] + starts + inside, counted[1] + back
     return Cost(forward, backward, int(plan.upper is not None), tuple((n, f, b) for n, (f, b) in families.items()))
 
 

@@ -6,7 +6,11 @@ Across evaluations (between levels) only what gives the same value whenever it i
 
 from __future__ import annotations
 
-from lossdsl.plan.ir import Code, Plan, map_codes, rename
+from lossdsl.plan.ir import Code, Plan, map_codes, rename, writes_statistics
+
+
+_COMMUTATIVE = frozenset(("add", "mul", "eq", "ne", "and", "or"))
+"""Operations that give the same bits when their two arguments change places (max and min differ in the gradient at a tie)."""
 
 
 def share(plan: Plan) -> Plan:
@@ -20,12 +24,18 @@ def share(plan: Plan) -> Plan:
 
 
 def share_between_levels(plan: Plan) -> Plan:
-    """Let later lower levels reuse what an earlier one computed before its updates; only repeatable values."""
+    """Let later lower levels reuse what an earlier one computed before its updates; only repeatable values.
+
+    Nothing is reused across a pass in train mode: it writes the statistics that a pass in eval mode reads.
+    """
     same: dict[int, int] = {}
     seen: dict[object, int] = {}
 
     def change(code: Code, where: str) -> Code:
-        return _merged(code, seen, same, only_repeatable=True) if where == "before" else code
+        merged = _merged(code, seen, same, only_repeatable=True) if where == "before" else code
+        if writes_statistics(code):
+            seen.clear()
+        return merged
 
     return rename(map_codes(plan, change), same)
 
@@ -35,7 +45,7 @@ def _merged(code: Code, seen: dict[object, int], same: dict[int, int], only_repe
     unrepeatable: set[int] = set()
     for i in code:
         args = tuple(same.get(a, a) for a in i.args)
-        key = (i.op, args, i.kind, i.axes, i.attrs)
+        key = (i.op, tuple(sorted(args)) if i.op in _COMMUTATIVE else args, i.kind, i.axes, i.attrs)
         tainted = not i.repeatable or any(a in unrepeatable for a in args)
         if tainted:
             unrepeatable.add(i.id)

@@ -7,7 +7,7 @@ from lossdsl.plan.ir import Code, Instr, Plan, map_codes, rename
 
 
 def simplify(plan: Plan) -> Plan:
-    """1 * v, v / 1, v + 0, v - 0 are v; 0 * v vanishes from a sum of Inputs.
+    """1 * v, v / 1, v + 0, v - 0, -(-v) are v; 0 * v vanishes from a sum of Inputs.
 
     Only Inputs lose a zero multiple: they are finite, and no pass through the model disappears with them.
     """
@@ -27,6 +27,9 @@ def simplify(plan: Plan) -> Plan:
 
 
 def _same_as(i: Instr, by_id: dict[int, Instr], same: dict[int, int]) -> int | None:
+    if i.op == "neg":
+        inner = by_id.get(same.get(i.args[0], i.args[0]))
+        return same.get(inner.args[0], inner.args[0]) if inner is not None and inner.op == "neg" else None
     if i.op not in ("add", "sub", "mul", "div"):
         return None
     ids = [same.get(a, a) for a in i.args]

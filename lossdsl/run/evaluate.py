@@ -21,7 +21,7 @@ from lossdsl.run.checkpoint import Checkpoint, read_checkpoint
 from lossdsl.run.data import DataRequest, DataSet, load_data
 from lossdsl.run.examples import Split
 from lossdsl.run.files import read_json, write_json
-from lossdsl.run.measure import Measurement, Rate, measure
+from lossdsl.run.measure import Measurement, Rate, Setting, measure
 from lossdsl.run.models import ModelInput, build_model
 from lossdsl.run.progress import Reporter
 from lossdsl.run.protocols import CompileAttack
@@ -34,7 +34,7 @@ from lossdsl.run.train import MANIFEST, AttackChoice
 class EvaluateRequest:
     """What `lossdsl evaluate` was asked for.
 
-    `overrides` None takes the radius (eps) that the run was trained with. `limit` measures only the first examples. `data` replaces the
+    The radius (eps) is that of the run, unless `overrides` names another. `limit` measures only the first examples. `data` replaces the
     run's own data (a transfer test, or a data set given as tensors); `data_root` says where the run's data is now.
     """
 
@@ -114,9 +114,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
         attack = request.compile_attack(request.attack, overrides, model, classes, device)
         started = time.monotonic()
         with reporter.bar(attack.name, len(split)):
-            got = measure(
-                model, attack, split, device=device, dtype=dtype, seed=request.seed, batch=request.batch, advance=reporter.advance
-            )
+            got = measure(model, attack, split, Setting(device, dtype, request.seed, request.batch), advance=reporter.advance)
     settings = tuple(dict(row) for row in attack.settings)
     return _write(request, data, found, (attack.name, attack.count, settings), got, time.monotonic() - started)
 

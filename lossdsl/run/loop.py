@@ -15,7 +15,7 @@ from lossdsl.diagnostics import UserError
 from lossdsl.run import metrics
 from lossdsl.run.augment import augment
 from lossdsl.run.examples import Batch, chunks
-from lossdsl.run.measure import Interrupted, Measurement, measure
+from lossdsl.run.measure import Interrupted, Measurement, Setting, measure
 from lossdsl.run.progress import Reporter
 from lossdsl.run.protocols import Loss
 from lossdsl.run.rng import derive, generator, seeded
@@ -106,10 +106,8 @@ def validate(session: Session, stop: Callable[[], bool]) -> Measurement:
     """Clean and robust accuracy on the validation split; the same random starts in every epoch, and no effect on the run's randomness."""
     seed = derive(session.seed, "validation")
     with seeded(seed, session.device):
-        return measure(
-            session.model, session.validation_attack, session.validation,
-            device=session.device, dtype=session.dtype, seed=seed, batch=session.eval_batch, stop=stop,
-        )  # fmt: skip
+        setting = Setting(session.device, session.dtype, seed, session.eval_batch)
+        return measure(session.model, session.validation_attack, session.validation, setting, stop=stop)
 
 
 def _close_epoch(session: Session, found: Measurement) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from lossdsl.run.protocols import Recipe
 
 FORMAT = "lossdsl-run"
 VERSION = 1
+HASH_LENGTH = 60
 PACKAGES = ("lossdsl", "torchvision", "numpy", "scikit-learn", "safetensors")
 
 
@@ -44,8 +45,14 @@ def differences(there: Mapping[str, Any], asked: Mapping[str, Any], prefix: str 
         if isinstance(one, Mapping) and isinstance(two, Mapping):
             found += differences(one, two, f"{prefix}{key}.")
         elif one != two:
-            found.append(f"{prefix}{key}: {one} there, {two} asked")
+            found.append(f"{prefix}{key}: {_short(one)} there, {_short(two)} asked")
     return found
+
+
+def _short(value: Any) -> str:
+    """Enough of a hash to tell two apart."""
+    text = str(value)
+    return text if len(text) <= HASH_LENGTH else text[:12] + "..."
 
 
 def build(

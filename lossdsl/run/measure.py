@@ -47,8 +47,18 @@ class Rate:
         return cls(int(value["right"]), int(value["total"]))
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818  (a wish, not a fault)
     """The user asked to stop in the middle of a measurement."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a measurement computes; `seed` is that of the attack's generator, `batch` the number of examples at a time."""
+
+    device: torch.device
+    dtype: torch.dtype
+    seed: int
+    batch: int
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,13 @@ def right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return (z.argmax(1) == y) & torch.isfinite(z).all(1)
 
 
+def survives(model: nn.Module, points: Tensor, y: Tensor, rank: int) -> Tensor:
+    """Which examples are right at their points [N]. A family, points [N, n, *shape] (`rank` is that of x), must be right at all n."""
+    if points.ndim == rank:
+        return right(model, points, y)
+    return right(model, points.flatten(0, 1), y.repeat_interleave(points.shape[1])).reshape(points.shape[:2]).all(1)
+
+
 @dataclass
 class _Count:
     """Adds batches up; `alive[run]` counts examples that survive."""
@@ -110,11 +127,8 @@ def measure(
     model: nn.Module,
     attack: Attack,
     split: Split,
+    setting: Setting,
     *,
-    device: torch.device,
-    dtype: torch.dtype,
-    seed: int,
-    batch: int,
     stop: Callable[[], bool] = lambda: False,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Measurement:
@@ -126,12 +140,12 @@ def measure(
     """
     if attack.count not in COUNTERS:
         raise UserError(f"has the unknown count rule {attack.count!r}", where=f"attack {attack.name}", fix="use worst, best_loss or each")
-    count, random = _Count(), generator(device, seed)
+    count, random = _Count(), generator(setting.device, setting.seed)
     with evaluation_mode(model):
-        for piece in split.in_order(batch):
+        for piece in split.in_order(setting.batch):
             if stop():
                 raise Interrupted
-            x, y = piece.x.to(device, dtype), piece.y.to(device)
+            x, y = piece.x.to(setting.device, setting.dtype), piece.y.to(setting.device)
             clean = right(model, x, y)
             robust, runs = COUNTERS[attack.count](model, attack, x, y, clean, random)
             count.add(clean, robust, runs)
@@ -151,7 +165,7 @@ def _worst(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, clean: Tensor
             found = attack.run(x[at], y[at], generator=random) if len(names) == 1 else attack.run(x[at], y[at], generator=random, only=name)
             points = found[name][0]
             check_in_set(attack.name, row, x[at], points)
-            alive[at] = right(model, points, y[at])
+            alive[at] = survives(model, points, y[at], x.ndim)
         runs[name] = alive.clone()
     return alive, runs
 
@@ -159,14 +173,19 @@ def _worst(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, clean: Tensor
 def _every(
     model: nn.Module, attack: Attack, x: Tensor, y: Tensor, clean: Tensor, random: torch.Generator
 ) -> tuple[dict[str, Tensor], list[Tensor | None]]:
-    survives, objectives = {}, []
+    alive: dict[str, Tensor] = {}
+    objectives = []
     found = attack.run(x, y, generator=random)
     for row in attack.settings:
         points, objective = found[str(row["name"])]
         check_in_set(attack.name, row, x, points)
-        survives[str(row["name"])] = clean & right(model, points, y)
+        if attack.count == "best_loss" and objective is not None and objective.ndim == 2:
+            rows = torch.arange(len(y), device=y.device)
+            best = objective.argmax(1)
+            points, objective = points[rows, best], objective[rows, best]
+        alive[str(row["name"])] = clean & survives(model, points, y, x.ndim)
         objectives.append(objective)
-    return survives, objectives
+    return alive, objectives
 
 
 def _each(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, clean: Tensor, random: torch.Generator) -> Counted:
@@ -174,15 +193,15 @@ def _each(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, clean: Tensor,
 
 
 def _best_loss(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, clean: Tensor, random: torch.Generator) -> Counted:
-    survives, objectives = _every(model, attack, x, y, clean, random)
+    alive, objectives = _every(model, attack, x, y, clean, random)
     known = [objective for objective in objectives if objective is not None]
     if len(known) != len(objectives):
         raise UserError("count best_loss needs an objective from every run", where=f"attack {attack.name}", fix="use count worst")
     # argmax takes the first of equals, which after the flip is the later run
     stacked = torch.stack([objective.detach() for objective in known]).flip(0)
     chosen = len(known) - 1 - stacked.argmax(0)
-    robust = torch.stack(list(survives.values())).gather(0, chosen.unsqueeze(0)).squeeze(0)
-    return robust, survives
+    robust = torch.stack(list(alive.values())).gather(0, chosen.unsqueeze(0)).squeeze(0)
+    return robust, alive
 
 
 COUNTERS = {"worst": _worst, "best_loss": _best_loss, "each": _each}
@@ -193,8 +212,8 @@ def check_in_set(attack: str, row: Mapping[str, Any], x: Tensor, points: Tensor)
     radius, norm = row.get("radius"), row.get("norm")
     if not isinstance(radius, float | int) or norm not in ("linf", "l2"):
         return
-    difference = (points - x).flatten(1)
-    size = difference.abs().amax(1) if norm == "linf" else difference.norm(dim=1)
+    difference = (points - (x if points.ndim == x.ndim else x.unsqueeze(1))).flatten(points.ndim - x.ndim + 1)
+    size = difference.abs().amax(-1) if norm == "linf" else difference.norm(dim=-1)
     if bool((size > radius * (1 + 1e-4) + 1e-6).any()):
         raise RuntimeError(
             f"attack {attack}, run {row['name']}: a point is {float(size.max()):g} away in {norm}, outside the radius {radius:g}"

@@ -75,8 +75,10 @@ class Reporter:
 @contextmanager
 def stop_request() -> Iterator[Callable[[], bool]]:
     """A function that says whether Ctrl-C or SIGTERM has come. The first one only sets it, so that the run can end at a batch's border;
-    a second one acts as ever, unless it follows so closely that it is the same one, passed on by a wrapper (timeout, a shell). Outside the main thread signals cannot be caught and it stays False."""
-    asked, first = threading.Event(), None
+    a second one acts as ever, unless it follows so closely that it is the same one, passed on by a wrapper (timeout, a shell).
+    Outside the main thread signals cannot be caught and it stays False."""
+    asked = threading.Event()
+    times: list[float] = []
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
@@ -84,11 +86,9 @@ def stop_request() -> Iterator[Callable[[], bool]]:
     before = {name: signal.getsignal(name) for name in names}
 
     def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal first
-        if first is None:
-            first = time.monotonic()
-            asked.set()
-        elif time.monotonic() - first > SAME_SIGNAL_SECONDS:
+        asked.set()
+        times.append(time.monotonic())
+        if len(times) > 1 and times[-1] - times[0] > SAME_SIGNAL_SECONDS:
             signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
             signal.raise_signal(number)
 

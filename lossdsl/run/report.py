@@ -51,8 +51,8 @@ def train_report(result: TrainResult) -> RenderableType:
     if result.best is None or result.last is None:
         return Text(f"stopped after {result.updates} updates; go on with: {result.resume_command}")
     table = Table(title=f"{result.out} on the test split")
-    for heading in ("checkpoint", "epoch", "clean", f"robust ({result.attack['name']})", "validation robust"):
-        table.add_column(heading)
+    for heading in ("checkpoint", "epoch", "clean", f"robust ({result.attack['name']})", "validation"):
+        table.add_column(heading, no_wrap=True)
     for name, report in (("best", result.best), ("last", result.last)):
         chosen = f"{report.validation['robust']:.1%}" if report.validation else ""
         table.add_row(name, str(report.epoch), show_rate(report.clean), show_rate(report.robust), chosen)

@@ -19,7 +19,7 @@ from lossdsl.run.checkpoint import read_checkpoint
 from lossdsl.run.data import DataRequest, DataSet, load_data
 from lossdsl.run.files import read_json, run_directory, write_json
 from lossdsl.run.loop import METRICS, run_epochs
-from lossdsl.run.measure import Interrupted, Rate, measure
+from lossdsl.run.measure import Interrupted, Rate, Setting, measure
 from lossdsl.run.models import ModelInput, build_model
 from lossdsl.run.optim import build_optimizer, build_schedule
 from lossdsl.run.progress import Reporter, stop_request
@@ -39,15 +39,14 @@ Status = Literal["finished", "interrupted", "already finished"]
 
 @dataclass(frozen=True)
 class AttackChoice:
-    """A suite by name, file or text. `overrides` None means the recipe's own radius: its parameter eps, where it has one."""
+    """A suite by name, file or text. Its radius is the recipe's own, the parameter eps where it has one, unless `overrides` says other."""
 
     name: str
     overrides: Mapping[str, float | int] | None = None
 
     def resolved(self, params: Mapping[str, float | int]) -> dict[str, float | int]:
-        if self.overrides is not None:
-            return dict(self.overrides)
-        return {"eps": params["eps"]} if "eps" in params else {}
+        own = {"eps": params["eps"]} if "eps" in params else {}
+        return {**own, **(self.overrides or {})}
 
 
 @dataclass(frozen=True)
@@ -280,10 +279,8 @@ def _final(request: TrainRequest, session: Session, data: DataSet, reporter: Rep
         chosen = found.state.get("best")
         epoch = int(chosen["epoch"]) if chosen else place.epoch - 1
         with seeded(derive(request.seed, "evaluate"), device), reporter.bar(f"test, {file.partition('.')[0]} checkpoint", len(data.test)):
-            got = measure(
-                session.model, attack, data.test,
-                device=device, dtype=session.dtype, seed=request.seed, batch=session.eval_batch, stop=stop, advance=reporter.advance,
-            )  # fmt: skip
+            setting = Setting(device, session.dtype, request.seed, session.eval_batch)
+            got = measure(session.model, attack, data.test, setting, stop=stop, advance=reporter.advance)
         assert got.robust is not None
         reports[file] = CheckpointReport(
             file, epoch, got.clean, got.robust, {k: chosen[k] for k in ("clean", "robust")} if chosen else None

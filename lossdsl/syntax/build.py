@@ -87,7 +87,7 @@ class Builder(Transformer):  # type: ignore[type-arg]
         if mode not in MODES:
             self._error("E006", f"there is no mode {mode}", span, "the modes are eval, train and untracked")
             return "eval"
-        return mode
+        return str(mode)
 
     def mode_name(self, meta: Meta, parts: list[Any]) -> tuple[str, Span]:
         return str(parts[0]), _at(parts[0])

@@ -37,7 +37,7 @@ def format_file(parsed: Parsed) -> str:
 
 
 def format_tree(file: t.File) -> str:
-    """The canonical text of a tree that no one file gave: adjacent params share a statement, clauses stand in the usual order."""
+    """The canonical text of a tree that no one file gave: headings first, adjacent params together, clauses in the usual order."""
     return write(_file(file, None), None)
 
 
@@ -55,8 +55,13 @@ def _file(file: t.File, text: str | None) -> list[Line]:
     for declaration in file.declarations:
         extends = _words("extends", declaration.base) if declaration.base else []
         lines.append(Line(0, [*_words(declaration.kind, declaration.name), *extends]))
-        lines += _items(declaration.items, text)
+        items = declaration.items if text is not None else tuple(sorted(declaration.items, key=lambda item: not _is_heading(item)))
+        lines += _items(items, text)
     return lines
+
+
+def _is_heading(item: t.Item) -> bool:
+    return isinstance(item, t.Keyword) and item.keyword in ("title", "source")
 
 
 def _without_comments(text: str) -> str:
@@ -121,7 +126,7 @@ def _statement(items: list[t.Item], text: str | None) -> list[Line]:
         head = [*_words("find", item.name, "in"), *_expr(item.interval, 1)]
         clauses = [[Word("where"), *_expr(item.condition, 1)], [Word("by"), *_solver(item.solver)]]
         return [Line(0, head), *(Line(CLAUSE, words, first=False) for words in clauses)]
-    if isinstance(item, t.Keyword) and item.keyword in ("title", "source"):
+    if isinstance(item, t.Keyword) and _is_heading(item):
         return [Line(CLAUSE, [Word(item.keyword), Word(f'"{item.value}"', " " * (7 - len(item.keyword)))], first=False)]
     if isinstance(item, t.Param | t.Let | t.State):
         keyword, mode = _list_keyword(item)

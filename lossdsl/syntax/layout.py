@@ -67,7 +67,7 @@ def write(lines: list[Line], text: str | None) -> str:
         for indent, row in _rows(line):
             starts = line.first and row is not None and row[0] is line.words[0]
             _write_row(out, indent, row, starts=starts, apart=starts and (not group or line.group != group))
-        group = line.group if line.first else group
+        group = line.group
     return "\n".join(out) + "\n" if out else ""
 
 

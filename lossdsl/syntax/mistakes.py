@@ -12,8 +12,8 @@ from lossdsl.source import Source, Span
 
 KEYWORDS = (
     "recipe", "attack", "generator", "use", "extends", "param", "let", "def", "sample", "lower", "find", "state", "memory", "upper",
-    "train", "input", "model", "remove", "maximize", "minimize", "by", "with", "in", "through", "over", "then", "from", "at", "for", "where",
-    "and", "or", "not", "title", "source", "log", "run", "count",
+    "train", "input", "model", "remove", "maximize", "minimize", "by", "with", "in", "through", "over", "then", "from", "at", "for",
+    "where", "and", "or", "not", "title", "source", "log", "run", "count",
 )  # fmt: skip
 RESERVED = KEYWORDS[:33]
 

@@ -53,7 +53,8 @@ LEAVES: dict[str, tuple[str, ...]] = {
     "real": (
         "f({point})[{index}]", "p({point})[{index}]", "log(p({point})[{class}])", "CE(f({point}), {class})", "{number}", "{name}", "{name}",
         "KL(p({point}) || p({point}))", "H(p({point}))", "error(f({point}), {class})", "hinge(f({point}), {class})", "(-{number})",
-        "norm({point} - x, {order})", "{vec}[{class}]", "fooled({solved})", "DLR(f({point}), {class})", "M({point})[{class}]", "CE(f({member}), y)",
+        "norm({point} - x, {order})", "{vec}[{class}]", "fooled({solved})", "DLR(f({point}), {class})", "M({point})[{class}]",
+        "CE(f({member}), y)",
     ),
     "logits": ("f({point})", "M({point})"),
     "full": ("p({point})", "smooth({class}, 0.1)"),
@@ -62,48 +63,59 @@ LEAVES: dict[str, tuple[str, ...]] = {
     "input": ("{point}", "{member}"),
     "cond": ("{real} > 0.137", "{class} == {class}", "{class} != {class}", "p({point})[{class}] < 0.41"),
     "class": ("{classname}", "{classname}", "argmax({head}: f({point})[{bound}])"),
-    "weight": ("p({point})[{class}]", "TV(p({point}) || p({point}))", "error(f({point}), {class})", "softmax(j: f({point})[j])[{class}]", "({real} > 0.137)"),
+    "weight": (
+        "p({point})[{class}]", "TV(p({point}) || p({point}))", "error(f({point}), {class})", "softmax(j: f({point})[j])[{class}]",
+        "({real} > 0.137)",
+    ),
 }  # fmt: skip
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "real": (
         "({real} + {real})", "({real} - {real})", "({real} * {real})", "(-{real})", "({real} / (1 + abs({real})))", "({real} / {number})",
-        "(-tanh({real})^2)", "((1 + abs({real}))^0.5)", "(2^tanh({real}))", "exp(tanh({real}))", "exp(-abs({real}))", "tanh({real})^{power}",
-        "log(1 + abs({real}))", "log(1 - max({head}: p({inner_input})[{bound}]))", "log(1 - p({input})[{class}])", "sqrt(0.1 + abs({real}))",
-        "relu({real})", "abs({real})", "sign({real} + 0.0137)", "clip({real}, -1.5, {number})", "max({real}, {real})", "min({real}, {real})",
-        "if({cond}, {real}, {real})", "stop({real})", "({cond})", "({cond}) * {real}", "gap({real}, {real})",
-        "CE({logits}, {class})", "CE({full}, {class})", "CE({full}, {prob})", "CE({prob} || {logits})", "CE({class} || {full})",
-        "KL({prob} || {full})", "JS({prob} || {full})", "TV({prob} || {prob})", "SE({prob}, {prob})", "H({prob})", "{logits}[{index}]", "{vector}[{class}]",
-        "{full}[{index}]", "hinge({logits}, {class})", "error({full}, {class})", "norm({vector}, {order})", "norm({input}, {order})", "f({input})[{class}]",
-        "dot({vector}, {vector})", "dot({input}, {input})", "cos(log({full}), log({full}))", "cos({point} + 0.3, {point} + 0.2)", "f({member})[{class}]",
-        "{binder}({head}: {inner_real})", "{binder}({head}: {inner_real} + f({point})[{bound}])", "mean({head}: {inner_real})", "log({full}[{class}])",
-        "logsumexp({head}: tanh({inner_real}) + f({point})[{bound}])", "sort({head}: {inner_real})[{place}]", "softmax({head}: tanh({inner_real}))[{class}]",
-        "{series}({whole_head}: {inner_real})", "{series}({whole_head}: {inner_logits}[{bound}] * {bound})", "{binder}({head}: CE(f({inner_member}), {bound}))",
+        "(-tanh({real})^2)", "((1 + abs({real}))^0.5)", "(2^tanh({real}))", "exp(tanh({real}))", "exp(-abs({real}))",
+        "tanh({real})^{power}", "log(1 + abs({real}))", "log(1 - max({head}: p({inner_input})[{bound}]))", "log(1 - p({input})[{class}])",
+        "sqrt(0.1 + abs({real}))", "relu({real})", "abs({real})", "sign({real} + 0.0137)", "clip({real}, -1.5, {number})",
+        "max({real}, {real})", "min({real}, {real})", "if({cond}, {real}, {real})", "stop({real})", "({cond})", "({cond}) * {real}",
+        "gap({real}, {real})", "CE({logits}, {class})", "CE({full}, {class})", "CE({full}, {prob})", "CE({prob} || {logits})",
+        "CE({class} || {full})", "KL({prob} || {full})", "JS({prob} || {full})", "TV({prob} || {prob})", "SE({prob}, {prob})", "H({prob})",
+        "{logits}[{index}]", "{vector}[{class}]", "{full}[{index}]", "hinge({logits}, {class})", "error({full}, {class})",
+        "norm({vector}, {order})", "norm({input}, {order})", "f({input})[{class}]", "dot({vector}, {vector})", "dot({input}, {input})",
+        "cos(log({full}), log({full}))", "cos({point} + 0.3, {point} + 0.2)", "f({member})[{class}]", "{binder}({head}: {inner_real})",
+        "{binder}({head}: {inner_real} + f({point})[{bound}])", "mean({head}: {inner_real})", "log({full}[{class}])",
+        "logsumexp({head}: tanh({inner_real}) + f({point})[{bound}])", "sort({head}: {inner_real})[{place}]",
+        "softmax({head}: tanh({inner_real}))[{class}]", "{series}({whole_head}: {inner_real})",
+        "{series}({whole_head}: {inner_logits}[{bound}] * {bound})", "{binder}({head}: CE(f({inner_member}), {bound}))",
         "{batched}({real})", "{batched}({real} where {cond})",
     ),
     "logits": (
-        "f({input})", "({logits} + {logits})", "tanh({real}) * {logits}", "({logits} - {logits}[{class}])", "if({cond}, {logits}, {logits})", "stop({logits})",
-        "M({input})", "({logits} - {vector})", "f({member})",
+        "f({input})", "({logits} + {logits})", "tanh({real}) * {logits}", "({logits} - {logits}[{class}])",
+        "if({cond}, {logits}, {logits})", "stop({logits})", "M({input})", "({logits} - {vector})", "f({member})",
     ),
     "full": (
-        "p({input})", "(0.7 * {full} + 0.3 * {full})", "((1 - {weight}) * {full} + {weight} * {full})", "if({cond}, {full}, {full})", "stop({full})",
-        "p({member})", "({full} * 0.25 + {full} * 0.75)",
+        "p({input})", "(0.7 * {full} + 0.3 * {full})", "((1 - {weight}) * {full} + {weight} * {full})", "if({cond}, {full}, {full})",
+        "stop({full})", "p({member})", "({full} * 0.25 + {full} * 0.75)",
     ),
-    "prob": ("{full}", "((1 - {weight}) * {full} + {weight} * {prob})", "if({cond}, {prob}, {full})", "(0.25 * {prob} + 0.75 * {prob})", "onehot({class})"),
+    "prob": (
+        "{full}", "((1 - {weight}) * {full} + {weight} * {prob})", "if({cond}, {prob}, {full})", "(0.25 * {prob} + 0.75 * {prob})",
+        "onehot({class})",
+    ),
     "vector": (
-        "({vector} - {vector})", "(p({input}) - {prob})", "({vector} * {logits})", "tanh({logits})^2", "softmax({head}: tanh({inner_real}))", "log({full})",
-        "({prob} * {vector})", "({vector} + 0.5)", "clip({vector}, -1, 1)", "relu({logits})", "exp(tanh({vector}))", "unit(log({full}))", "sqrt({full} + 0.1)",
+        "({vector} - {vector})", "(p({input}) - {prob})", "({vector} * {logits})", "tanh({logits})^2",
+        "softmax({head}: tanh({inner_real}))", "log({full})", "({prob} * {vector})", "({vector} + 0.5)", "clip({vector}, -1, 1)",
+        "relu({logits})", "exp(tanh({vector}))", "unit(log({full}))", "sqrt({full} + 0.1)",
     ),
     "input": (
-        "({point} + 0.1 * ({input} - {point}))", "clip({input}, 0.1, 0.9)", "(0.5 * {input})", "(tanh({real}) * {point} + 0.1)", "if({cond}, {input}, {point})",
-        "stop({input})", "unit({point} + 0.3)", "({point} - {input}^2)", "{member}", "sqrt(abs({point}) + 0.2)", "sign({point} + 0.0137)",
+        "({point} + 0.1 * ({input} - {point}))", "clip({input}, 0.1, 0.9)", "(0.5 * {input})", "(tanh({real}) * {point} + 0.1)",
+        "if({cond}, {input}, {point})", "stop({input})", "unit({point} + 0.3)", "({point} - {input}^2)", "{member}",
+        "sqrt(abs({point}) + 0.2)", "sign({point} + 0.0137)",
     ),
     "cond": (
-        "{real} > {real} + 0.0137", "0.137 < {real} <= 1.893", "({cond} and {cond})", "({cond} or {cond})", "(not {cond})", "{class} == {class}",
-        "error({logits}, {class}) > 0.5", "{class} != {index}", "norm({input}, 2) >= 0.513",
+        "{real} > {real} + 0.0137", "0.137 < {real} <= 1.893", "({cond} and {cond})", "({cond} or {cond})", "(not {cond})",
+        "{class} == {class}", "error({logits}, {class}) > 0.5", "{class} != {index}", "norm({input}, 2) >= 0.513",
     ),
     "class": (
-        "{classname}", "argmax({head}: {inner_real} + f({point})[{bound}])", "argmin({head}: {inner_logits}[{bound}])", "stop(argmax({head}: f({point})[{bound}]))",
+        "{classname}", "argmax({head}: {inner_real} + f({point})[{bound}])", "argmin({head}: {inner_logits}[{bound}])",
+        "stop(argmax({head}: f({point})[{bound}]))",
     ),
     "weight": LEAVES["weight"],
 }  # fmt: skip
@@ -161,8 +173,8 @@ class _Filler:
         if word == "member":
             return f"{names.family}[{self.one(*names.members, 'argmax(j != y: f(x)[j])')}]"
         index = (*names.classes, *names.whole, "0", "1", "2")
-        choices = {"point": names.points, "classname": names.classes, "index": index, "vec": names.vectors, "name": names.numbers, "solved": names.solved}
-        return self.one(*choices[word] if word in choices else _FIXED[word])
+        choices = {"point": names.points, "classname": names.classes, "index": index, "vec": names.vectors, "name": names.numbers}
+        return self.one(*(choices | {"solved": names.solved} | _FIXED)[word])
 
 
 HEAD = """param lam = 0.7, eps = 0.2
@@ -242,9 +254,9 @@ class _Writer:
         sense = one("maximize", "minimize")
         objective = f"{one('CE(f({}), y)', 'KL(p(x) || p({}))', 'M({})[0]').format(point)} + 0.1 * tanh({self.expression('Real', inside)})"
         steps = self.fill.draw(st.integers(1, 2))
-        self.lines.append(
-            f"lower {var} in {one('linf', 'l2', 'l1')}({center}, eps) {sense} {objective} by {self.solver(steps, center)}{one('', ' with f in train', ' with f in untracked')}"
-        )
+        mode = one("", " with f in train", " with f in untracked")
+        ball = f"{one('linf', 'l2', 'l1')}({center}, eps)"
+        self.lines.append(f"lower {var} in {ball} {sense} {objective} by {self.solver(steps, center)}{mode}")
         iterate = f"{var}@{one(*map(str, range(steps + 1)))}"
         self.names = self.names.plus(points=point, solved=var) if point == var else self.names.plus(points=point)
         self.names = self.names.plus(points=iterate if point == var else f"x + {iterate}")
@@ -252,8 +264,8 @@ class _Writer:
     def solver(self, steps: int, center: str) -> str:
         one = self.fill.one
         name = one("pgd", "ascent", "momentum", "sgd", "adam", "rmsprop") if steps > 1 else one("pgd", "linear")
-        start = one("uniform", "corner", center, f"{center} + normal(0.05)", f"{center} + uniform(linf(0, eps))", f"raw({center})")
-        start = {"0 + normal(0.05)": "normal(0.05)", "0 + uniform(linf(0, eps))": "uniform(linf(0, eps))", "raw(0)": "eta"}.get(start, start)
+        near = "" if center == "0" else f"{center} + "
+        start = one("uniform", "corner", center, f"{near}normal(0.05)", f"{near}uniform(linf(0, eps))", "raw(x + eta)" if near else "eta")
         options = [f"start = {start}", one("restarts = 2", "restarts = 1", "keep = best")]
         return f"{name}({', '.join(options if name == 'linear' else [f'steps = {steps}, step = 0.07', *options])})"
 
@@ -262,7 +274,8 @@ class _Writer:
         one = self.fill.one
         inner = replace(self.names, batch=False, members=(), family="").inside("j", "")
         objective = f"{one('M(z[j])[j]', '-CE(f(z[j]), j)')} + 0.1 * tanh({self.expression('Real', inner)})"
-        self.lines.append(f"lower z[j != y] in {one('linf', 'l2', 'l1')}(x, eps) maximize {objective} by {self.solver(1, 'x')}{one('', ' with f in train')}")
+        rest = f"{self.solver(1, 'x')}{one('', ' with f in train')}"
+        self.lines.append(f"lower z[j != y] in {one('linf', 'l2', 'l1')}(x, eps) maximize {objective} by {rest}")
         self.lines.append("let worst = argmax(j != y: M(z[j])[j]) with f in eval")
         self.names = replace(self.names.plus(classes="worst", members="worst"), family="z")
 

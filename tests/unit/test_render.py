@@ -162,6 +162,7 @@ def test_a_span_over_many_lines_shows_its_first_and_last() -> None:
         ("e\u0301\u0301 = b", Span(6, 7), ["1 | e\u0301\u0301 = b", "  |     ^ here"]),
         ("a \x1b[2J b", Span(7, 8), ["1 | a \ufffd[2J b", "  |        ^ here"]),
         ("a\u202eb c", Span(4, 5), ["1 | a\ufffdb c", "  |     ^ here"]),
+        ("Ａ = b", Span(4, 5), ["1 | Ａ = b", "  |      ^ here"]),
         ("λ = ½", Span(4, 5), ["1 | λ = ½", "  |     ^ here"]),
     ],
     ids=str,

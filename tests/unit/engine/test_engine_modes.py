@@ -129,7 +129,6 @@ def test_training_statistics_follow_the_order_of_first_appearance() -> None:
         assert torch.equal(model.layers[1].running_mean, plain.layers[1].running_mean)
 
 
-@pytest.mark.xfail(strict=True, reason="the backward pass of an eval pass reads running statistics that a later train pass of the step has written")
 def test_an_eval_pass_before_a_train_pass_has_the_gradient_of_its_own_statistics() -> None:
     """BatchNorm in eval mode keeps its running statistics for the backward pass by reference."""
     x, y = data()

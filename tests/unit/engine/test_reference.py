@@ -31,6 +31,7 @@ X = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]], dtype=torch.float64)
 Y = torch.tensor([1, 0])
 XP = torch.tensor([[0.5, -1.0, 2.0], [1.5, 0.25, -0.5]], dtype=torch.float64)
 P, PP = X.softmax(-1), XP.softmax(-1)
+MIDDLE = (P + PP) / 2
 
 
 class Identity(nn.Module):
@@ -45,14 +46,17 @@ class Identity(nn.Module):
 
 
 def recipe(text: str, before: str = "", level: str = LEVEL) -> TypedRecipe:
-    return parse_recipe(f"recipe r input x in reals\n{level}\n{before}\nlog value = {text}\nupper minimize CE(f(x), y) by sgd(lr = 0.1)").typed
+    lines = ("recipe r input x in reals", level, before, f"log value = {text}", "upper minimize CE(f(x), y) by sgd(lr = 0.1)")
+    return parse_recipe("\n".join(lines)).typed
 
 
 def logged(typed: TypedRecipe) -> Typed:
     return typed.logs[-1][1]
 
 
-def evaluate(text: str, before: str = "", level: str = LEVEL, solutions: dict[str, Tensor] | None = None, x: Tensor = X, y: Tensor = Y) -> Any:
+def evaluate(
+    text: str, before: str = "", level: str = LEVEL, solutions: dict[str, Tensor] | None = None, x: Tensor = X, y: Tensor = Y
+) -> Any:
     """A number of the recipe as a list per example, or as one float."""
     typed = recipe(text, before, level)
     value = Reference(typed, Identity(), x.shape[1]).value(logged(typed), x, y, {"x'": XP} if solutions is None else solutions)
@@ -160,7 +164,7 @@ AGAINST_TORCH: dict[str, list[float]] = {
     "CE(f(x), argmax(j: f(x')[j]))": F.cross_entropy(X, XP.argmax(-1), reduction="none").tolist(),
     "KL(p(x) || p(x'))": F.kl_div(PP.log(), P, reduction="none").sum(-1).tolist(),
     "KL(onehot(y) || p(x'))": F.cross_entropy(XP, Y, reduction="none").tolist(),
-    "JS(p(x) || p(x'))": each(lambda n: (F.kl_div(((P + PP) / 2).log(), P, reduction="none") + F.kl_div(((P + PP) / 2).log(), PP, reduction="none"))[n].sum() / 2),
+    "JS(p(x) || p(x'))": ((P * (P / MIDDLE).log() + PP * (PP / MIDDLE).log()).sum(-1) / 2).tolist(),
     "JS(onehot(y) || onehot(argmin(j: f(x)[j])))": [LN(2), LN(2)],
     "TV(p(x) || p(x'))": (torch.cdist(P[:, None], PP[:, None], p=1).flatten() / 2).tolist(),
     "SE(p(x), onehot(y))": F.mse_loss(P, F.one_hot(Y, 3).double(), reduction="none").sum(-1).tolist(),
@@ -258,11 +262,12 @@ def test_gradients_where_they_are_a_convention(text: str) -> None:
 
 
 SMOOTH = (
-    "CE(f(x'), y)", "KL(p(x) || p(x'))", "KL(p(x') || p(x))", "JS(p(x) || p(x'))", "SE(p(x'), onehot(y))", "TV(p(x') || p(x))", "H(p(x'))", "DLR(f(x'), y)",
-    "hinge(f(x'), argmin(j: f(x')[j]))", "cos(x, x')", "norm(x' - x, 1)", "norm(x' - x, 2)", "norm(x' - x, inf)", "dot(unit(x'), x)", "tanh(f(x')[0])^3",
-    "exp(-f(x')[0])", "log(1 - max(j != y: p(x')[j]))", "logsumexp(j != y: f(x')[j])", "dot(softmax(j != y: f(x')[j]), log(p(x)))",
-    "sort(j: f(x')[j] * f(x)[j])[2]", "mean(j: f(x')[j] / (1 + abs(f(x)[j])))", "2^f(x')[1]", "sum(j != y: sum(i != j: f(x')[i] * p(x')[j]))",
-    "CE((1 - p(x')[y]) * p(x) + p(x')[y] * p(x'), y)", "CE(f(x'), smooth(y, 0.2))", "CE(f(x'), p(x'))", "min(f(x')[0], f(x')[1]^2)", "sqrt(TV(p(x') || p(x)))",
+    "CE(f(x'), y)", "KL(p(x) || p(x'))", "KL(p(x') || p(x))", "JS(p(x) || p(x'))", "SE(p(x'), onehot(y))", "TV(p(x') || p(x))", "H(p(x'))",
+    "DLR(f(x'), y)", "hinge(f(x'), argmin(j: f(x')[j]))", "cos(x, x')", "norm(x' - x, 1)", "norm(x' - x, 2)", "norm(x' - x, inf)",
+    "dot(unit(x'), x)", "tanh(f(x')[0])^3", "exp(-f(x')[0])", "log(1 - max(j != y: p(x')[j]))", "logsumexp(j != y: f(x')[j])",
+    "dot(softmax(j != y: f(x')[j]), log(p(x)))", "sort(j: f(x')[j] * f(x)[j])[2]", "mean(j: f(x')[j] / (1 + abs(f(x)[j])))", "2^f(x')[1]",
+    "sum(j != y: sum(i != j: f(x')[i] * p(x')[j]))", "CE((1 - p(x')[y]) * p(x) + p(x')[y] * p(x'), y)", "CE(f(x'), smooth(y, 0.2))",
+    "CE(f(x'), p(x'))", "min(f(x')[0], f(x')[1]^2)", "sqrt(TV(p(x') || p(x)))",
 )  # fmt: skip
 
 
@@ -281,11 +286,12 @@ def test_gradients_against_central_differences(text: str) -> None:
 
 
 def test_iterates_samples_and_defs() -> None:
-    before = "sample eta ~ normal(1)\nsample r ~ uniform(0, 1)\nsample c ~ normal(1) over batch\nsample v ~ normal(1) over classes\ndef M(z) = f(z) - f(z)[y]"
+    before = """sample eta ~ normal(1) sample r ~ uniform(0, 1) sample c ~ normal(1) over batch sample v ~ normal(1) over classes
+        def M(z) = f(z) - f(z)[y]"""
     solutions = {"x'": XP, "x'@1": X + 1, "x'@0": X + 2, "eta": X * 2, "r": torch.tensor([3.0, 4.0]), "c": torch.tensor(5.0), "v": -X}
     for text, expected in {
-        "f(x')[0]": [0.5, 1.5], "f(x'@1)[0]": [2, 1], "f(x'@0)[0]": [3, 2], "f(x + eta)[1]": [6, -3], "r": [3, 4], "c + K": 8, "v[2]": [-0.5, -3],
-        "M(x')[2]": [3, -2], "sum(j: v[j] * c)": [-17.5, -10],
+        "f(x')[0]": [0.5, 1.5], "f(x'@1)[0]": [2, 1], "f(x'@0)[0]": [3, 2], "f(x + eta)[1]": [6, -3], "r": [3, 4], "c + K": 8,
+        "v[2]": [-0.5, -3], "M(x')[2]": [3, -2], "sum(j: v[j] * c)": [-17.5, -10],
     }.items():  # fmt: skip
         used = text + " + 0 * (dot(eta, x) + r + c + v[0] + M(x)[0])" if text not in ("c + K",) else text
         assert evaluate(used, before, solutions={k: s.double() for k, s in solutions.items()}) == pytest.approx(expected), text

@@ -41,7 +41,6 @@ def assert_same_solutions(text: Recipe) -> None:
         torch.testing.assert_close(planned[name], value, rtol=0, atol=1e-12)
 
 
-@pytest.mark.xfail(strict=True, reason="share_between_levels reuses an eval pass although a train-mode level wrote the statistics in between")
 def test_an_eval_pass_is_not_shared_across_a_level_that_writes_statistics() -> None:
     assert_same_solutions(
         recipe(
@@ -53,7 +52,6 @@ def test_an_eval_pass_is_not_shared_across_a_level_that_writes_statistics() -> N
     )
 
 
-@pytest.mark.xfail(strict=True, reason="hoist moves an eval pass out of updates that write the statistics it reads")
 def test_an_eval_pass_is_not_hoisted_out_of_a_level_that_writes_statistics() -> None:
     assert_same_solutions(
         recipe(
@@ -97,7 +95,6 @@ def test_restarts_and_best_iterates_cost_one_evaluation_each() -> None:
     assert of(", restarts = 4") == "cost: 17 forward passes, 12 input-backward passes, 1 full backward pass"
 
 
-@pytest.mark.xfail(strict=True, reason="cost leaves out the passes of starts")
 def test_the_cost_counts_passes_of_a_start() -> None:
     text = recipe(
         "lower x' in linf(x, 0.1) maximize CE(f(x'), y) by pgd(steps = 1, step = 0.05, start = x + p(x)[y] * normal(0.1), restarts = 3)\n"

@@ -16,7 +16,7 @@ from lossdsl.diagnostics import UserError
 from lossdsl.lang.specs import TrainOptions
 from lossdsl.run.data import from_tensors
 from lossdsl.run.evaluate import EvaluateRequest, evaluate
-from lossdsl.run.measure import Interrupted, Measurement, Rate, evaluation_mode, measure
+from lossdsl.run.measure import Interrupted, Measurement, Rate, Setting, evaluation_mode, measure
 from lossdsl.run.report import evaluate_report, settings_line, show_number, train_report
 from lossdsl.run.train import train
 
@@ -59,8 +59,7 @@ class Scripted:
 
 def measured(attack: Scripted, **changes: Any) -> Measurement:
     split = from_tensors("t", (PIXELS, LABELS), (PIXELS, LABELS), 2).test
-    settings: dict[str, Any] = {"device": torch.device("cpu"), "dtype": torch.float32, "seed": 0, "batch": 4, **changes}
-    return measure(Threshold(), attack, split, **settings)
+    return measure(Threshold(), attack, split, Setting(torch.device("cpu"), torch.float32, 0, 4), **changes)
 
 
 def test_worst_counts_any_success_and_later_runs_skip_the_broken() -> None:
@@ -102,6 +101,28 @@ def test_an_attack_outside_its_radius_is_our_fault_and_said() -> None:
     assert measured(Scripted("worst", {"one": ([0], None)}, radius=0.81)).robust == Rate(4, 6)
 
 
+class Family(Scripted):
+    """One run with three points per example; example 0 is broken at the second, 3 at the third; objectives say so for 0 alone."""
+
+    def run(self, x: Tensor, y: Tensor, *, generator: torch.Generator, only: str | None = None) -> dict[str, tuple[Tensor, Tensor | None]]:
+        points = x.unsqueeze(1).repeat(1, 3, 1, 1, 1)
+        objective = torch.tensor([[0.0, 5.0, 1.0]]).repeat(len(x), 1)
+        for n, pixel in enumerate(x.flatten()):
+            if abs(float(pixel) - 0.1) < 1e-3:
+                points[n, 1] = 1 - points[n, 1]
+            if abs(float(pixel) - 0.8) < 1e-3:
+                points[n, 2] = 1 - points[n, 2]
+        return {"one": (points, objective)}
+
+
+def test_a_family_of_points_must_be_survived_whole() -> None:
+    assert measured(Family("worst", {"one": ([], None)})).robust == Rate(3, 6)
+    assert measured(Family("each", {"one": ([], None)})).runs == {"one": Rate(3, 6)}
+    assert measured(Family("best_loss", {"one": ([], None)})).robust == Rate(4, 6)
+    with pytest.raises(RuntimeError, match=r"a point is 0\.8 away"):
+        measured(Family("worst", {"one": ([], None)}, radius=0.7))
+
+
 def test_logits_that_are_not_finite_are_wrong() -> None:
     class Broken(Threshold):
         def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +130,7 @@ def test_logits_that_are_not_finite_are_wrong() -> None:
 
     split = from_tensors("t", (PIXELS, LABELS), (PIXELS, LABELS), 2).test
     attack = Scripted("worst", {"one": ([], None)})
-    assert measure(Broken(), attack, split, device=torch.device("cpu"), dtype=torch.float32, seed=0, batch=6).clean == Rate(0, 6)
+    assert measure(Broken(), attack, split, Setting(torch.device("cpu"), torch.float32, 0, 6)).clean == Rate(0, 6)
 
 
 def test_stops_between_batches() -> None:

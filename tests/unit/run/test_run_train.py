@@ -250,6 +250,7 @@ def test_attack_radius_is_the_recipes_own_unless_said() -> None:
     assert AttackChoice("pgd10").resolved({"eps": 0.3, "step": 1}) == {"eps": 0.3}
     assert AttackChoice("pgd10").resolved({"step": 1}) == {}
     assert AttackChoice("pgd10", {"eps": 0.1}).resolved({"eps": 0.3}) == {"eps": 0.1}
+    assert AttackChoice("pgd10", {"steps": 5}).resolved({"eps": 0.3}) == {"eps": 0.3, "steps": 5}
 
 
 def test_a_suite_that_counts_each_cannot_choose_a_checkpoint(tmp_path: Path) -> None:

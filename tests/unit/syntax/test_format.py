@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -314,22 +315,27 @@ def test_any_file_keeps_its_tree_and_its_comments(text: str) -> None:
     assert home_of_comments(out) == home_of_comments(text)
 
 
+def headings_first(items: tuple[t.Item, ...]) -> tuple[t.Item, ...]:
+    headings = tuple(i for i in items if isinstance(i, t.Keyword) and i.keyword in ("title", "source"))
+    return headings + tuple(i for i in items if not any(i is h for h in headings))
+
+
 @quick
 @given(spaced(comments=False))
 def test_any_tree_has_a_text(text: str) -> None:
     file = t.relocated(clean(text).file, "elsewhere")
     out = format_tree(file)
-    assert clean(out).file == file
+    assert clean(out).file == replace(file, declarations=tuple(replace(d, items=headings_first(d.items)) for d in file.declarations))
     assert format_tree(clean(out).file) == out == format_text(out)
 
 
 def test_a_tree_without_a_text_gets_the_usual_order() -> None:
     file = clean(
         "recipe a param b = 1 param c = 2 let d = 1, e = 2 lower w in s through nothing with f in train by pgd maximize x "
-        "upper minimize 1 with f in eval by sgd by adam for h"
+        'upper minimize 1 with f in eval by sgd by adam for h title "T"'
     ).file
     assert format_tree(file) == (
-        "recipe a\n\nparam b = 1, c = 2\nlet d = 1\nlet e = 2\n\nlower w in s\n  maximize x\n  by pgd\n"
+        'recipe a\n  title  "T"\n\nparam b = 1, c = 2\nlet d = 1\nlet e = 2\n\nlower w in s\n  maximize x\n  by pgd\n'
         "  with f in train\n  through nothing\n\n"
         "upper\n  minimize 1\n  by sgd\n  by adam for h\n  with f in eval\n"
     )

@@ -351,6 +351,13 @@ def test_a_mistake_has_one_finding(text: str) -> None:
     assert found.help
 
 
+@pytest.mark.parametrize("word", ["12lambda", "2x", "1.25.5", "1e", "3e5x", "1_000"])
+def test_digits_that_run_into_letters_are_one_wrong_word(word: str) -> None:
+    source = Source(f"recipe r let a = {word}")
+    (found,) = parse(source).diagnostics
+    assert source.excerpt(found.span) == word
+
+
 @pytest.mark.parametrize("char", CHARACTERS)
 def test_a_foreign_character_is_explained(char: str) -> None:
     (found, *_) = parse(Source(f"recipe r\nlet a = b {char} c\n")).diagnostics

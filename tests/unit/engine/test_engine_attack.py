@@ -1,0 +1,91 @@
+"""Attack suites as the engine runs them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from engine_tools import data, mlp, moody, seeded
+
+import lossdsl
+from lossdsl import UserError
+from lossdsl.assets import attack_paths
+
+TWO = (
+    "attack two\nparam eps = 0.1\n"
+    "run a : x' in linf(x, eps) maximize CE(f(x'), y) by pgd(steps = 2, step = 0.05, start = x + normal(0.01))\n"
+    "run b : x'[j != y] in linf(x, eps) maximize f(x'[j])[j] - f(x)[y] by pgd(steps = 2, step = 0.05, start = uniform, restarts = 2)\n"
+    "run c : x' in l2(x, 2 * eps) maximize hinge(f(x'), y) - f(x)[y] by pgd(steps = 2, step = 0.1, start = x, keep = best)\n"
+    "count worst"
+)
+
+
+def attack(text: str = TWO, model: torch.nn.Module | None = None) -> object:
+    return lossdsl.compile(lossdsl.parse(text) if "\n" in text else text, model or mlp(), num_classes=4)
+
+
+@pytest.mark.parametrize("name", list(attack_paths()))
+def test_a_shipped_suite_raises_the_loss_inside_its_set(name: str) -> None:
+    model, (x, y) = mlp(), data()
+    suite = attack(name, model)
+    for point, objective in suite.run(x, y, generator=seeded()).values():
+        assert point.shape == x.shape and float((point - x).abs().max()) <= 8 / 255 + 1e-12
+        before = torch.nn.functional.cross_entropy(model(x), y, reduction="none")
+        after = torch.nn.functional.cross_entropy(model(point), y, reduction="none")
+        assert bool((after > before).all())
+        if objective is not None:
+            torch.testing.assert_close(objective, after.detach())
+
+
+def test_a_suite_runs_in_eval_mode_and_leaves_the_model_alone() -> None:
+    model = moody().train()
+    before = [b.clone() for b in model.buffers()]
+    modes: list[bool] = []
+    model.register_forward_hook(lambda m, _i, _o: modes.append(any(part.training for part in m.modules())))
+    attack("pgd10", model).run(*data())
+    assert modes == [False] * 10 and all(m.training for m in model.modules())
+    assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+SHARED = pytest.mark.xfail(
+    strict=True, reason="later runs share what the first one computes before its updates, and each run begins with no values: the center is lost"
+)
+
+
+@SHARED
+def test_every_run_of_a_suite() -> None:
+    x, y = data()
+    found = attack().run(x, y, generator=seeded())
+    assert set(found) == {"a", "b", "c"}
+    assert found["a"][0].shape == found["c"][0].shape == x.shape and found["b"][0].shape == (6, 3, 5)
+    assert found["a"][1] is None and found["b"][1].shape == (6, 3) and found["c"][1].shape == (6,)
+    for name, radius in (("a", 0.1), ("b", 0.1)):
+        point = found[name][0]
+        assert float((point - (x if name == "a" else x[:, None])).abs().max()) <= radius + 1e-12
+    assert float((found["c"][0] - x).norm(dim=1).max()) <= 0.2 + 1e-12
+
+
+@SHARED
+def test_a_run_on_its_own_is_the_run_in_the_suite() -> None:
+    """Later runs skip broken examples: the evaluator asks for single runs."""
+    x, y = data()
+    suite = attack()
+    alone = suite.run(x, y, generator=seeded(), only="c")
+    assert set(alone) == {"c"}
+    single = lossdsl.compile(lossdsl.parse("attack one\n" + TWO.splitlines()[1] + "\n" + TWO.splitlines()[4] + "\ncount worst"), mlp(), num_classes=4)
+    torch.testing.assert_close(alone["c"][0], single.run(x, y)["c"][0])
+
+
+def test_the_settings_of_a_suite() -> None:
+    suite = attack()
+    assert suite.name == "two" and suite.count == "worst"
+    a, b, c = suite.settings
+    assert a["name"] == "a" and a["solver"] == "pgd" and a["steps"] == 2 and a["radius"] == 0.1 and a["norm"] == "linf"
+    assert a["start"] == "x + normal(0.01)" and b["start"] == "uniform" and b["restarts"] == 2 and c["keep"] == "best"
+    assert "maximize" in c["objective"] and "hinge" in c["objective"]
+
+
+def test_a_bad_batch_is_explained() -> None:
+    x, y = data()
+    with pytest.raises(UserError, match="outside the input domain"):
+        attack("pgd10").run(x + 2, y)
