@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +21,16 @@ from lossdsl.check.scope import Report
 from lossdsl.check.typed import TypedRecipe
 from lossdsl.diagnostics import Diagnostic, RecipeError, UserError, did_you_mean
 from lossdsl.lang.specs import OptimizerSpec, TrainOptions
-from lossdsl.source import Source
+from lossdsl.source import Source, Span
 from lossdsl.syntax import tree as t
 from lossdsl.syntax.parse import Parsed, parse
 
 if TYPE_CHECKING:
     from lossdsl.plan.ir import Plan
 
+
+
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*'*")
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ class Recipe:
         for name, value in values.items():
             if name not in known:
                 raise UserError(f"{self.name} has no param {name}", where=self.source.name, fix=did_you_mean(name, known))
-            if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+            if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value):
                 raise UserError(f"the param {name} is a number, and this is {value!r}", where=self.source.name)
         changed = replace(self, overrides={**self.overrides, **values})
         _ = changed.typed
@@ -212,9 +217,10 @@ def check_source(source: Source, overrides: Mapping[str, float | int] | None = N
     report = Report(parsed.lost_words)
     shared, declarations, others = _link(parsed, report, opening)
     parsed = replace(parsed, source=replace(source, others=tuple(others.values())))
-    checks = [check_declaration(d, shared, overrides or {}, lost=parsed.lost_words) for d in declarations]
+    words = frozenset(_WORD.findall(source.text))  # what an unknown base would have declared is not missed twice
+    checks = [check_declaration(d, shared, overrides or {}, lost=words if d.base else parsed.lost_words) for d in declarations]
     if not declarations and not parsed.diagnostics and not parsed.file.shared:
-        report.error("E001", "the file declares nothing", t.Span(0, min(1, len(source.text))), "write: recipe NAME, then its statements")
+        report.error("E001", "the file declares nothing", Span(0, min(1, len(source.text))), "write: recipe NAME, then its statements")
     found: dict[Any, Diagnostic] = {}
     for d in (*parsed.diagnostics, *report.diagnostics, *(d for c in checks for d in c.diagnostics)):
         found.setdefault((d.code, d.span, d.message), d)
@@ -230,13 +236,14 @@ def _link(parsed: Parsed, report: Report, opening: frozenset[Path]) -> tuple[tup
     for item in parsed.file.shared:
         if isinstance(item, t.Keyword) and item.keyword == "use":
             used = _used(parsed.source, item, report, opening)
-            for checked in used.checks if used else ():
+            if used is None:
+                continue
+            for checked in used.checks:
                 known[checked.declaration.name] = _foreign(used.parsed.source, used.shared, checked.declaration, others)
-            if used:
-                shared.extend(i for i in t.relocated(used.shared, used.parsed.source.name) if i not in shared)
+            shared.extend(i for i in t.relocated(used.shared, used.parsed.source.name) if i not in shared)
         else:
             shared.append(item)
-    declarations = []
+    declarations: list[t.Declaration] = []
     for node in parsed.file.declarations:
         if node.name in {d.name for d in declarations}:
             report.error("E011", f"{node.name} is declared twice in this file", node.span, "rename one of them")
@@ -256,7 +263,7 @@ def _foreign(source: Source, shared: tuple[t.Item, ...], node: t.Declaration, ot
 def _extended(node: t.Declaration, known: dict[str, Any], shared: list[t.Item], others: dict[str, Source], report: Report) -> t.Declaration:
     if node.base is None:
         return node
-    head = t.Span(node.span.start, node.span.start + len(node.kind) + len(node.name) + len(node.base) + 10)
+    head = Span(node.span.start, node.span.start + len(node.kind) + len(node.name) + len(node.base) + 10)
     if node.base in known:
         base_shared, base = known[node.base]
     elif node.base != node.name and node.base in recipe_paths():
@@ -264,7 +271,7 @@ def _extended(node: t.Declaration, known: dict[str, Any], shared: list[t.Item], 
         base_shared, base = _foreign(recipe.source, recipe.shared, recipe.declaration, others)
     else:
         report.error("E028", f"there is no recipe {node.base} to extend", head, did_you_mean(node.base, {*known, *recipe_paths()} - {node.name}))
-        return replace(node, base=None)
+        return node
     shared.extend(i for i in base_shared if i not in shared)
     return extend(base, node, report)
 
@@ -294,7 +301,7 @@ def _used(source: Source, item: t.Keyword, report: Report, opening: frozenset[Pa
 def read_source(path: Path) -> Source:
     """The text of a file; UserError when it cannot be read."""
     try:
-        return Source(path.read_text(encoding="utf-8"), str(path))
+        return Source(path.read_text(encoding="utf-8-sig"), str(path))
     except FileNotFoundError:
         raise UserError("there is no such file", where=str(path)) from None
     except UnicodeDecodeError as error:

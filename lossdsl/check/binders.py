@@ -26,6 +26,8 @@ def infer_binder(self: Inference, e: t.Binder, scope: Scope, at: Context) -> Typ
     """`max(j != y: e)`, `sum(k in 0..m-1: e)`."""
     if e.func == "grad":
         return gradient(self, e, scope, at)
+    if not e.func:
+        return self.report.error("E034", "a binder is the only argument of its operation", e.span, "write for example max(j != y: e)")
     if e.func not in BINDERS:
         if e.func in OPERATIONS or e.func in scope.names:
             return self.report.error("E034", f"{e.func} binds no variable", e.span, "binders are " + ", ".join(BINDERS))

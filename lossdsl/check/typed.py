@@ -193,6 +193,11 @@ def _pick_text(e: Typed) -> str:
     return name if len(family.attrs) == 1 else f"{name}@{family.attrs[1]}"
 
 
+def _draw_text(e: Typed) -> str:
+    args = ", ".join(show(a) for a in e.args)
+    return f"{e.attrs[0]}({e.attrs[1]}({args}))" if len(e.attrs) > 1 else f"{e.attrs[0]}({args})"
+
+
 def _prob_text(e: Typed) -> str:
     inner = e.args[0]
     if inner.op == "logits":
@@ -216,7 +221,7 @@ _WRITERS: dict[str, Callable[[Any], str]] = {
     "point": _point_text,
     "pick": _pick_text,
     "sample": lambda e: e.attrs[0],
-    "draw": lambda e: f"{e.attrs[0]}({', '.join(show(a) for a in e.args)})",
+    "draw": _draw_text,
     "logits": lambda e: f"f({show(e.args[0])})",
     "prob": _prob_text,
     "mix": lambda e: f"mix({', '.join(show(a) for a in e.args)})",

@@ -15,6 +15,7 @@ from lossdsl.engine.inputs import check_batch, domain_of
 from lossdsl.engine.level import LevelRunner
 from lossdsl.engine.modes import kept_modes
 from lossdsl.front import Recipe, load, parse_recipe
+from lossdsl.syntax.tree import Param
 from lossdsl.plan.ir import Instr, Plan, codes
 
 CHUNK = 4096
@@ -30,7 +31,7 @@ class Loss(Tensor):
 
     terms: dict[str, Tensor]
     logs: dict[str, Tensor]
-    __torch_function__ = torch._C._disabled_torch_function_impl  # results of arithmetic are plain tensors
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # results of arithmetic are plain tensors
 
 
 class _Compiled:
@@ -232,7 +233,8 @@ def attack_compiler(name: str, overrides: Mapping[str, float | int], model: nn.M
     suite = parse_recipe(name, "<attack>") if "\n" in name else load(name)
     if suite.kind != "attack":
         raise UserError(f"{suite.name} is a training recipe, not an attack suite", fix=did_you_mean(suite.name, attack_paths()))
-    attack = compile(suite.with_params(**overrides), model, num_classes=num_classes, device=device)
+    known = {n: v for n, v in overrides.items() if n in suite.params or n != "eps"}  # a suite with radii of its own needs no eps
+    attack = compile(suite.with_params(**known), model, num_classes=num_classes, device=device)
     assert isinstance(attack, Attack)
     return attack
 

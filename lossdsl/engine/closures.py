@@ -217,7 +217,7 @@ def _forward(i: Instr, kinds: dict[int, Instr]) -> Function:
         check_logits(logits, flat, frame.num_classes)
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
-        return logits.unflatten(0, point.shape[: axes + 1]) if axes else logits  # type: ignore[no-any-return]
+        return logits.unflatten(0, point.shape[: axes + 1]) if axes else logits
 
     return forward
 
@@ -246,11 +246,11 @@ def _draw(i: Instr) -> Function:
             region = SETS_TORCH[attrs[1]](center.expand_as(frame.x), args[1], None)
             return region.sample(frame.generator) if name == "uniform" else region.corner(frame.generator)
         shape = {Kind.INPUT: frame.x.shape, Kind.REAL: frame.x.shape[:1], Kind.CONST: frame.x.shape[:0]}.get(kind, (*frame.x.shape[:1], frame.num_classes))
-        like = {"dtype": frame.x.dtype, "device": frame.x.device, "generator": frame.generator}
+        like: dict[str, Any] = {"dtype": frame.x.dtype, "device": frame.x.device, "generator": frame.generator}
         numbers = [_trailing(a, shape) for a in args]
         if name == "normal":
-            return torch.randn(shape, **like) * numbers[0]  # type: ignore[arg-type]
-        uniform = torch.rand(shape, **like)  # type: ignore[arg-type]
+            return torch.randn(shape, **like) * numbers[0]
+        uniform = torch.rand(shape, **like)
         if name == "rademacher":
             return torch.where(uniform < 0.5, -1.0, 1.0)
         return numbers[0] + (numbers[1] - numbers[0]) * uniform

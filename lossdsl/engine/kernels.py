@@ -97,7 +97,7 @@ def gate(v: Tensor, condition: Tensor) -> Tensor:
     """What a branch of `if` is computed from: an infinite derivative in a branch not taken stays inside it."""
     if not (torch.is_grad_enabled() and v.requires_grad):
         return v
-    return _Gate.apply(v, condition != 0)  # type: ignore[no-any-return,no-untyped-call]
+    return _Gate.apply(v, condition != 0)
 
 
 # --- elementwise ---

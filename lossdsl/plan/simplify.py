@@ -33,10 +33,9 @@ def _same_as(i: Instr, by_id: dict[int, Instr], same: dict[int, int]) -> int | N
     if i.op not in ("add", "sub", "mul", "div"):
         return None
     ids = [same.get(a, a) for a in i.args]
-    parts = [by_id.get(a) for a in ids]
-    if parts[0] is None or parts[1] is None:
+    left, right = by_id.get(ids[0]), by_id.get(ids[1])
+    if left is None or right is None:
         return None
-    left, right = parts
     if i.op == "mul" and _is(left, 1) and right.kind is i.kind:
         return ids[1]
     if i.op in ("mul", "div") and _is(right, 1) and left.kind is i.kind:

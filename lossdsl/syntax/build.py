@@ -118,9 +118,14 @@ class Builder(Transformer):  # type: ignore[type-arg]
         var, index, region, *clauses = parts
         got: dict[str, Any] = {}
         for kind, value, span in clauses:
-            if kind in got:
-                self._error("E007", f"the level of {var} has this clause twice", span, "keep one of them")
-            got[kind] = value
+            if kind not in got:
+                got[kind] = value
+                continue
+            name = {"objective": "objectives", "by": "solvers", "mode": "modes", "through": "gradient flows"}[kind]
+            help = "write upper before it if it is the defender's, else keep one of them" if kind == "objective" else "keep one of them"
+            self._error("E007", f"the level of {var} has two {name}", span, help)
+            if kind == "objective":
+                break  # what follows belongs to it
         sense, objective = got.get("objective", (None, None))
         return t.Level(
             str(var), index, region, sense, objective, got.get("by"), got.get("mode"), got.get("through"), run, span=_span(meta)

@@ -44,13 +44,13 @@ CHARACTERS = {
 }
 
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
-_OPERATORS = frozenset({"PLUS", "MINUS", "TIMES", "OVER", "POWER", "LPAR", "LSQB", "LBRACE"})
+_OPERATORS = frozenset({"PLUS", "MINUS", "TIMES", "SLASH", "POWER", "LPAR", "LSQB", "LBRACE"})
 _DIGITS_AND_MORE = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[A-Za-z_]|\.[0-9])[A-Za-z0-9_.]*")
 
 _FRIENDLY = {
     "NAME": "a name", "NUMBER": "a number", "STRING": 'a "string"', "LPAR": "(", "RPAR": ")", "LSQB": "[", "RSQB": "]", "LBRACE": "{",
     "RBRACE": "}", "COMMA": ",", "EQUAL": "=", "COLON": ":", "TILDE": "~", "ARGUMENT": "name = value", "$END": "the end of the file",
-    "PLUS": "+", "MINUS": "-", "TIMES": "*", "OVER": "/", "POWER": "^", "KIND": "recipe or attack", "JOINT": "joint", "FROZEN": "frozen",
+    "PLUS": "+", "MINUS": "-", "TIMES": "*", "SLASH": "/", "POWER": "^", "KIND": "recipe or attack", "JOINT": "joint", "FROZEN": "frozen",
 }  # fmt: skip
 
 
