@@ -1,7 +1,7 @@
 """Writes the tables of docs/language.md from the tables of the language.
 
-    python docs/make_tables.py          rewrites docs/language.md
-    python docs/make_tables.py --check  exits 1 if it would change
+python docs/make_tables.py          rewrites docs/language.md
+python docs/make_tables.py --check  exits 1 if it would change
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def binders() -> str:
 
 
 def solvers() -> str:
-    return _table(("solver", "options", "one update", "source"), [(f"`{r.name}`", _defaults(r.options), r.update, r.source) for r in SOLVERS.values()])
+    return _table(
+        ("solver", "options", "one update", "source"), [(f"`{r.name}`", _defaults(r.options), r.update, r.source) for r in SOLVERS.values()]
+    )
 
 
 def sets() -> str:
@@ -58,8 +60,10 @@ def training() -> str:
 
 
 def not_yet() -> str:
-    return "\n".join(f"- `{n}`: {a}" for n, a in NOT_YET.items()) + "\n" + "\n".join(
-        f"- `{n}`: {a}" for n, a in FACTS_OF_A_LEVEL.items() if n != "fooled"
+    return (
+        "\n".join(f"- `{n}`: {a}" for n, a in NOT_YET.items())
+        + "\n"
+        + "\n".join(f"- `{n}`: {a}" for n, a in FACTS_OF_A_LEVEL.items() if n != "fooled")
     )
 
 
@@ -72,8 +76,11 @@ def rewritten(text: str) -> str:
     """The page with every marked section replaced."""
     for name, make in SECTIONS.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text, count = pattern.subn(lambda m, body=make(): f"{m[1]}{body}\n{m[2]}", text)
+        before, count = text, len(pattern.findall(text))
         assert count == 1, f"docs/language.md has no section {name}"
+        found = pattern.search(before)
+        assert found is not None
+        text = f"{before[: found.end(1)]}{make()}\n{before[found.start(2) :]}"
     return text
 
 

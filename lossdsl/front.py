@@ -1,6 +1,6 @@
 """Text to tree to typed recipe to plan: every stage of the front half, without torch.
 
-    Recipe.parse(text) -> recipe;  recipe.typed, recipe.plan, recipe.params, recipe.with_params(eps=0.2)
+Recipe.parse(text) -> recipe;  recipe.typed, recipe.plan, recipe.params, recipe.with_params(eps=0.2)
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from lossdsl.syntax.parse import Parsed, parse
 
 if TYPE_CHECKING:
     from lossdsl.plan.ir import Plan
-
 
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*'*")
@@ -80,7 +79,7 @@ class Recipe:
 
     @property
     def kind(self) -> str:
-        """"recipe" or "attack"."""
+        """ "recipe" or "attack"."""
         return self.declaration.kind
 
     @property
@@ -156,7 +155,9 @@ class Recipe:
 
         Raises UserError if a clause cannot be read, RecipeError if what it says is wrong.
         """
-        change = t.Declaration(self.kind, self.name, None, (*_clause_items(by, "upper minimize CE(f(x), y) by {}"), *_clause_items(train, "train {}")))
+        change = t.Declaration(
+            self.kind, self.name, None, (*_clause_items(by, "upper minimize CE(f(x), y) by {}"), *_clause_items(train, "train {}"))
+        )
         items = [_merged(old, change) for old in self.declaration.items]
         kinds = {type(i) for i in items}
         missing = [i for i in change.items if type(i) not in kinds]
@@ -193,7 +194,13 @@ def _merged(old: t.Item, change: t.Declaration) -> t.Item:
     return old
 
 
-def check_declaration(node: t.Declaration, shared: tuple[t.Item, ...], overrides: Mapping[str, float | int], epoch: int = 1, lost: frozenset[str] = frozenset()) -> Checked:
+def check_declaration(
+    node: t.Declaration,
+    shared: tuple[t.Item, ...],
+    overrides: Mapping[str, float | int],
+    epoch: int = 1,
+    lost: frozenset[str] = frozenset(),
+) -> Checked:
     """Types, names and facts of one declaration; every finding at once."""
     report = Report(lost)
     checker = Checker(report, overrides, epoch)
@@ -253,7 +260,9 @@ def _link(parsed: Parsed, report: Report, opening: frozenset[Path]) -> tuple[tup
     return tuple(shared), declarations, others
 
 
-def _foreign(source: Source, shared: tuple[t.Item, ...], node: t.Declaration, others: dict[str, Source]) -> tuple[tuple[t.Item, ...], t.Declaration]:
+def _foreign(
+    source: Source, shared: tuple[t.Item, ...], node: t.Declaration, others: dict[str, Source]
+) -> tuple[tuple[t.Item, ...], t.Declaration]:
     """A declaration of another file: its items, with spans that say where they lie."""
     for origin in (source, *source.others):
         others.setdefault(origin.name, replace(origin, others=()))
@@ -270,7 +279,9 @@ def _extended(node: t.Declaration, known: dict[str, Any], shared: list[t.Item], 
         recipe = load(node.base)
         base_shared, base = _foreign(recipe.source, recipe.shared, recipe.declaration, others)
     else:
-        report.error("E028", f"there is no recipe {node.base} to extend", head, did_you_mean(node.base, {*known, *recipe_paths()} - {node.name}))
+        report.error(
+            "E028", f"there is no recipe {node.base} to extend", head, did_you_mean(node.base, {*known, *recipe_paths()} - {node.name})
+        )
         return node
     shared.extend(i for i in base_shared if i not in shared)
     return extend(base, node, report)

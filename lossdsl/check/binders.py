@@ -47,7 +47,18 @@ def infer_binder(self: Inference, e: t.Binder, scope: Scope, at: Context) -> Typ
     if e.func == "sum" and body.low >= 0:
         low = 0.0
     outer = build.depends(body, *([domain.expr] if domain.expr is not None else [])) - {f"@{axis.depth}"}
-    return Typed("reduce", (body,), kind, e.span, (e.func,), axis=axis, depends=outer, low=low, high=high, family=domain if kind is Kind.CLASS else None)
+    return Typed(
+        "reduce",
+        (body,),
+        kind,
+        e.span,
+        (e.func,),
+        axis=axis,
+        depends=outer,
+        low=low,
+        high=high,
+        family=domain if kind is Kind.CLASS else None,
+    )
 
 
 def bound(axis: Axis, span: Span) -> Typed:
@@ -68,13 +79,17 @@ def infer_domain(self: Inference, header: t.Header, scope: Scope, at: Context) -
         if is_error(out):
             return None
         if out.kind not in CLASSES:
-            self.report.error("E034", f"j != e leaves out a class, and this is {DESCRIPTION[out.kind]}", header.domain.span, "write for example j != y")
+            self.report.error(
+                "E034", f"j != e leaves out a class, and this is {DESCRIPTION[out.kind]}", header.domain.span, "write for example j != y"
+            )
             return None
         text = show(out)
         return Domain("not", f"j != {text}" + (f" #{id(out)}" if text.endswith("...") else ""), out)
     if not (isinstance(header.domain, t.Call) and header.domain.func == t.Name("top")):
         span = header.domain.span if header.domain is not None else header.span
-        self.report.error("E034", "a header runs over classes or whole numbers", span, "write j, j != y, k in 0..m-1 or j in top(9, i != y: f(x)[i])")
+        self.report.error(
+            "E034", "a header runs over classes or whole numbers", span, "write j, j != y, k in 0..m-1 or j in top(9, i != y: f(x)[i])"
+        )
         return None
     self.report.not_yet("j in top(...)", header.span)
     return None
@@ -84,7 +99,9 @@ def over_integers(self: Inference, e: t.Binder, scope: Scope, at: Context) -> Ty
     """A binder over whole numbers, written out term by term."""
     assert isinstance(e.header.domain, t.Range)
     if e.func not in _OVER_INTEGERS:
-        return self.report.error("E034", f"{e.func} runs over classes, not over whole numbers", e.header.span, "over whole numbers: sum, mean, max, min")
+        return self.report.error(
+            "E034", f"{e.func} runs over classes, not over whole numbers", e.header.span, "over whole numbers: sum, mean, max, min"
+        )
     ends = [self.number(end, scope, at, "the end of a range") for end in (e.header.domain.low, e.header.domain.high)]
     if ends[0] is None or ends[1] is None:
         return Typed("?", (), Kind.CONST, e.span)
@@ -92,9 +109,16 @@ def over_integers(self: Inference, e: t.Binder, scope: Scope, at: Context) -> Ty
         return self.report.error("E034", "the ends of a range are whole numbers", e.header.domain.span, "write for example k in 0..m-1")
     low, high = int(ends[0]), int(ends[1])
     if high < low:
-        return self.report.error("E034", f"the range {low}..{high} is empty", e.header.domain.span, "both ends are included: write the smaller one first")
+        return self.report.error(
+            "E034", f"the range {low}..{high} is empty", e.header.domain.span, "both ends are included: write the smaller one first"
+        )
     if high - low >= MAX_TERMS:
-        return self.report.error("E034", f"the range {low}..{high} has more than {MAX_TERMS} terms", e.header.domain.span, "every term is a part of the loss: take fewer")
+        return self.report.error(
+            "E034",
+            f"the range {low}..{high} has more than {MAX_TERMS} terms",
+            e.header.domain.span,
+            "every term is a part of the loss: take fewer",
+        )
     total: Typed | None = None
     for k in range(low, high + 1):
         inner = scope.declare(e.header.var, Value(build.number(k, e.header.span), e.header.span, "binder"))
@@ -116,7 +140,13 @@ def entry(self: Inference, base: Typed, e: t.Index, scope: Scope, at: Context) -
         return index
     whole = index.kind is Kind.CONST and isinstance(index.value, int)
     if index.kind not in CLASSES and not whole:
-        return self.report.error("E025", f"classes index this, and this is {DESCRIPTION[index.kind]}", e.index.span, "write v[y], v[j] inside a binder, or v[0] for class 0", label=str(index.kind))
+        return self.report.error(
+            "E025",
+            f"classes index this, and this is {DESCRIPTION[index.kind]}",
+            e.index.span,
+            "write v[y], v[j] inside a binder, or v[0] for class 0",
+            label=str(index.kind),
+        )
     if whole and index.value is not None and index.value < 0:
         return self.report.error("E025", f"there is no class {index.value}", e.index.span, "classes are 0..K-1")
     low, high = (0.0, 1.0) if base.kind is Kind.PROB else (base.low, base.high)
@@ -129,7 +159,9 @@ def nth(self: Inference, base: Typed, e: t.Index, scope: Scope, at: Context) -> 
     if n is None:
         return Typed("?", (), Kind.CONST, e.span)
     if not isinstance(n, int) or n < 1:
-        return self.report.error("E025", f"a sorted vector has no place {number_text(n)}", e.index.span, "places are 1, 2, ...: [1] is the largest")
+        return self.report.error(
+            "E025", f"a sorted vector has no place {number_text(n)}", e.index.span, "places are 1, 2, ...: [1] is the largest"
+        )
     return Typed("nth", (base,), Kind.REAL, e.span, (n,), depends=base.depends, low=base.low, high=base.high)
 
 
@@ -143,14 +175,29 @@ def pick(self: Inference, family: Typed, e: t.Index, scope: Scope, at: Context) 
     name = family.attrs[0]
     assert family.family is not None
     if index.kind not in CLASSES:
-        return self.report.error("E025", f"{name} is indexed by a class, and this is {DESCRIPTION[index.kind]}", e.index.span, f"write {name}[j] inside a binder over {family.family.text}")
+        return self.report.error(
+            "E025",
+            f"{name} is indexed by a class, and this is {DESCRIPTION[index.kind]}",
+            e.index.span,
+            f"write {name}[j] inside a binder over {family.family.text}",
+        )
     binding = scope.get(name)
     own = binding.own if isinstance(binding, LevelName) else None
     if own is not None and index.axis != own:
-        return self.report.error("E025", f"inside its own level {name} is one point, that of the level's own class", e.index.span, f"write {name}[j] with the j of the level's header")
+        return self.report.error(
+            "E025",
+            f"inside its own level {name} is one point, that of the level's own class",
+            e.index.span,
+            f"write {name}[j] with the j of the level's header",
+        )
     if index.family is None or index.family != family.family:
         known = f"this class is one of [{index.family.text}]" if index.family else "this class may be another"
-        return self.report.error("E025", f"{name} exists for [{family.family.text}], and {known}", e.index.span, f"use the class of a binder or an argmax over {family.family.text}")
+        return self.report.error(
+            "E025",
+            f"{name} exists for [{family.family.text}], and {known}",
+            e.index.span,
+            f"use the class of a binder or an argmax over {family.family.text}",
+        )
     return Typed("pick", (family, index), Kind.INPUT, e.span, depends=build.depends(family, index))
 
 
@@ -166,7 +213,9 @@ def gradient(self: Inference, e: t.Binder, scope: Scope, at: Context) -> Typed:
     if is_error(point):
         return point
     if point.kind is not Kind.INPUT:
-        return self.report.error("E013", f"grad is taken at an Input, and this is {DESCRIPTION[point.kind]}", header.span, label=str(point.kind))
+        return self.report.error(
+            "E013", f"grad is taken at an Input, and this is {DESCRIPTION[point.kind]}", header.span, label=str(point.kind)
+        )
     variable = Value(replace(point, span=header.span), header.span, "binder")
     body = self.scalar(e.body, scope.declare(header.var, variable), at, "the body of grad")
     if is_error(body):

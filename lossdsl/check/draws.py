@@ -21,7 +21,9 @@ def infer_draw(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
     assert isinstance(e.func, t.Name)
     name = e.func.id
     if not at.draws:
-        return self.report.error("E027", "random draws belong to sample statements and to a solver's arguments", e.span, f"declare it: sample eta ~ {name}(...)")
+        return self.report.error(
+            "E027", "random draws belong to sample statements and to a solver's arguments", e.span, f"declare it: sample eta ~ {name}(...)"
+        )
     if name in ("uniform", "corner") and len(e.args) == 1:
         parts = infer_set(self, e.args[0].value, scope, at)
         if parts is None:
@@ -38,7 +40,9 @@ def infer_draw(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
     if name == "normal" and numbers[0].high < 0:
         return self.report.error("E016", "a standard deviation is not negative", e.args[0].span, "write for example normal(0.001)")
     if name == "uniform" and numbers[0].low > numbers[1].high:
-        return self.report.error("E016", "the lower end of uniform lies above the upper end", e.span, "write the lower end first: uniform(0, 1)")
+        return self.report.error(
+            "E016", "the lower end of uniform lies above the upper end", e.span, "write the lower end first: uniform(0, 1)"
+        )
     kind = Kind.REAL if name == "uniform" else Kind.INPUT
     return Typed("draw", tuple(numbers), kind, e.span, (name,), depends=build.depends(*numbers) | {"random"})
 
@@ -66,10 +70,20 @@ def infer_set(self: Inference, e: t.Expr, scope: Scope, at: Context) -> tuple[st
     if is_error(center, radius):
         return None
     if center.kind is not Kind.INPUT and center.value != 0:
-        self.report.error("E020", f"the centre of a set is an Input or 0, and this is {DESCRIPTION[center.kind]}", e.args[0].span, f"write {name}(x, eps), or {name}(0, eps) for perturbations")
+        self.report.error(
+            "E020",
+            f"the centre of a set is an Input or 0, and this is {DESCRIPTION[center.kind]}",
+            e.args[0].span,
+            f"write {name}(x, eps), or {name}(0, eps) for perturbations",
+        )
         return None
     if radius.high < 0:
-        self.report.error("E016", f"a radius is not negative, and this is {number_text(radius.high)}", e.args[1].span, "a radius is a distance in the units of x, such as 8/255")
+        self.report.error(
+            "E016",
+            f"a radius is not negative, and this is {number_text(radius.high)}",
+            e.args[1].span,
+            "a radius is a distance in the units of x, such as 8/255",
+        )
         return None
     return name, center, radius
 
@@ -88,7 +102,9 @@ def sample_kind(self: Inference, draw: Typed, over: t.Expr | None, scope: Scope)
         self.report.error("E027", "a draw is over x, example, classes or batch", over.span, did_you_mean(name, kinds))
         return None
     if len(draw.attrs) > 1 and name != "x":
-        self.report.error("E027", f"a draw from a set of Inputs is over x, not over {name}", over.span, "use uniform(lo, hi), normal(s) or rademacher()")
+        self.report.error(
+            "E027", f"a draw from a set of Inputs is over x, not over {name}", over.span, "use uniform(lo, hi), normal(s) or rademacher()"
+        )
         return None
     return name, kinds[name]
 

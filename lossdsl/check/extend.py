@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from lossdsl.check.scope import Report
 from lossdsl.diagnostics import did_you_mean
@@ -12,38 +12,19 @@ from lossdsl.syntax import tree as t
 def identity(item: t.Item) -> tuple[str, str]:
     """Items are the same thing when kind and name agree; lower, sample and find all introduce a variable."""
     match item:
-        case t.Param(name=name):
-            return "param", name
-        case t.Let(name=name, recorded=recorded):
-            return ("log" if recorded else "let"), name
-        case t.Def(name=name):
-            return "def", name
         case t.Sample(names=names):
             return "variable", " ".join(names)
         case t.Level(run=run, var=var):
             return ("run", run) if run else ("variable", var)
         case t.Find(name=name):
             return "variable", name
-        case t.State(name=name):
-            return "state", name
-        case t.Model(name=name):
-            return "model", name
-        case t.Upper():
-            return "upper", ""
-        case t.Train():
-            return "train", ""
-        case t.Input():
-            return "input", ""
+        case t.Let(name=name, recorded=True):
+            return "log", name
+        case t.Param(name=name) | t.Let(name=name) | t.Def(name=name) | t.State(name=name) | t.Model(name=name):
+            return type(item).__name__.lower(), name
         case t.Keyword(keyword=keyword, value=value):
             return keyword, value if keyword == "remove" else ""
-
-
-@dataclass(frozen=True)
-class Extended:
-    """A declaration without `extends`, and the items that its base brought."""
-
-    declaration: t.Declaration
-    inherited: frozenset[int]
+    return type(item).__name__.lower(), ""
 
 
 def split_samples(items: tuple[t.Item, ...]) -> list[t.Item]:

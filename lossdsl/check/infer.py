@@ -59,7 +59,9 @@ class Inference:
         value = self.infer(e, scope, at)
         if is_error(value) or value.kind in SCALARS:
             return value
-        return self.report.error("E013", f"{what} is a number, and this is {DESCRIPTION[value.kind]}", e.span, scalar_help(value), label=str(value.kind))
+        return self.report.error(
+            "E013", f"{what} is a number, and this is {DESCRIPTION[value.kind]}", e.span, scalar_help(value), label=str(value.kind)
+        )
 
     # --- leaves ---
 
@@ -77,9 +79,16 @@ class Inference:
                 return Typed("point", (), Kind.INPUT, e.span, (e.id,), depends=frozenset({e.id}))
             case LevelName(domain=domain):
                 text = domain.text if domain else ""
-                return self.report.error("E025", f"{e.id} is one point per class [{text}]", e.span, f"write {e.id}[j] inside a binder, or {e.id}[c] with a Class c")
+                return self.report.error(
+                    "E025",
+                    f"{e.id} is one point per class [{text}]",
+                    e.span,
+                    f"write {e.id}[j] inside a binder, or {e.id}[c] with a Class c",
+                )
             case Function():
-                return self.report.error("E014", f"{e.id} is a def and needs its arguments", e.span, f"write {e.id}({', '.join(binding.node.args)})")
+                return self.report.error(
+                    "E014", f"{e.id} is a def and needs its arguments", e.span, f"write {e.id}({', '.join(binding.node.args)})"
+                )
             case Later():
                 return Typed("?", (), Kind.CONST, e.span)
         return self._built_in(e, scope, at)
@@ -110,13 +119,21 @@ class Inference:
         for part, side in ((a, e.left), (b, e.right)):
             if part.kind in CLASSES:
                 what = "a bare Label" if part.kind is Kind.LABEL else "a bare Class"
-                return self.report.error("E019", f"{e.op} does not work on {what}", side.span, "write onehot(y) for the vector, or v[y] for an entry", label=str(part.kind))
+                return self.report.error(
+                    "E019",
+                    f"{e.op} does not work on {what}",
+                    side.span,
+                    "write onehot(y) for the vector, or v[y] for an entry",
+                    label=str(part.kind),
+                )
         op = build.ARITHMETIC[e.op]
         if op == "div" and b.value == 0:
             return self.report.error("E016", "division by zero", e.right.span, "the divisor is 0 whatever the data: change it")
         kind = build.arithmetic_kind(op, a.kind, b.kind)
         if kind is None:
-            return self.report.error("E013", f"{e.op} does not combine {DESCRIPTION[a.kind]} and {DESCRIPTION[b.kind]}", e.span, _mismatch_help(op, a, b))
+            return self.report.error(
+                "E013", f"{e.op} does not combine {DESCRIPTION[a.kind]} and {DESCRIPTION[b.kind]}", e.span, _mismatch_help(op, a, b)
+            )
         return build.combine(op, kind, a, b, e.span)
 
     def _unary(self, e: t.Unary, scope: Scope, at: Context) -> Typed:
@@ -140,10 +157,17 @@ class Inference:
             name = build.COMPARISON[op]
             classes = {a.kind, b.kind} & CLASSES
             if classes and not ({a.kind, b.kind} <= CLASSES | {Kind.CONST} and name in ("eq", "ne")):
-                return self.report.error("E013", f"{op} does not compare {DESCRIPTION[a.kind]} and {DESCRIPTION[b.kind]}", where.span, "classes are compared with == and !=")
+                return self.report.error(
+                    "E013",
+                    f"{op} does not compare {DESCRIPTION[a.kind]} and {DESCRIPTION[b.kind]}",
+                    where.span,
+                    "classes are compared with == and !=",
+                )
             if not classes and not {a.kind, b.kind} <= SCALARS:
                 side = a if a.kind not in SCALARS else b
-                return self.report.error("E013", f"{op} compares numbers, and one side is {DESCRIPTION[side.kind]}", e.span, scalar_help(side))
+                return self.report.error(
+                    "E013", f"{op} compares numbers, and one side is {DESCRIPTION[side.kind]}", e.span, scalar_help(side)
+                )
             links.append(build.compare(name, a, b, e.span))
         result = links[0]
         for link in links[1:]:
@@ -164,7 +188,13 @@ class Inference:
         if _is_sorted(base):
             return binders.nth(self, base, e, scope, at)
         if base.kind not in OVER_CLASSES:
-            return self.report.error("E025", f"{DESCRIPTION[base.kind]} has no entries", e.base.span, "only Logits, Prob and Vectors are indexed by a class", label=str(base.kind))
+            return self.report.error(
+                "E025",
+                f"{DESCRIPTION[base.kind]} has no entries",
+                e.base.span,
+                "only Logits, Prob and Vectors are indexed by a class",
+                label=str(base.kind),
+            )
         return binders.entry(self, base, e, scope, at)
 
     def _family(self, base: t.Expr, scope: Scope, at: Context) -> Typed | None:
@@ -185,7 +215,9 @@ class Inference:
         name = member.base if member else base
         binding = scope.get(name.id) if isinstance(name, t.Name) else None
         if not isinstance(binding, LevelName):
-            return self.report.error("E017", "only the solution of a lower level has iterates", base.span, "write x'@k with x' declared by lower")
+            return self.report.error(
+                "E017", "only the solution of a lower level has iterates", base.span, "write x'@k with x' declared by lower"
+            )
         if isinstance(e.step, t.Index):
             return self.report.error("E025", "the class comes before the iterate", e.span, f"write {binding.name}[j]@k")
         point = self.infer(base, scope, at)
@@ -194,7 +226,12 @@ class Inference:
             return Typed("?", (), Kind.CONST, e.span)
         if not isinstance(step, int) or step < 0 or (binding.steps is not None and step > binding.steps):
             limit = f"0..{binding.steps}" if binding.steps is not None else "0, 1, 2, ..."
-            return self.report.error("E017", f"{binding.name} has no iterate {build.number(step).value}", e.step.span, f"the iterates of {binding.name} are {limit}; 0 is the start")
+            return self.report.error(
+                "E017",
+                f"{binding.name} has no iterate {build.number(step).value}",
+                e.step.span,
+                f"the iterates of {binding.name} are {limit}; 0 is the start",
+            )
         if point.op == "pick":
             return replace(point, args=(replace(point.args[0], attrs=(binding.name, step)), point.args[1]), span=e.span)
         return replace(point, attrs=(binding.name, step), span=e.span)
@@ -209,7 +246,12 @@ class Inference:
         return self.report.error("E034", "a range stands in a header or after in", e.span, "write for example sum(k in 0..m-1: e)")
 
     def _sequence(self, e: t.Sequence, scope: Scope, at: Context) -> Typed:
-        return self.report.error("E034", "a list is not a value", e.span, "lists stand in options, as in at = [75, 90], and as intervals; a target is onehot(y) or smooth(y, 0.1)")
+        return self.report.error(
+            "E034",
+            "a list is not a value",
+            e.span,
+            "lists stand in options, as in at = [75, 90], and as intervals; a target is onehot(y) or smooth(y, 0.1)",
+        )
 
     def apply(self, function: Function, e: t.Call, args: list[Typed], at: Context) -> Typed:
         """A def, written out: its body with the arguments in place of the names."""

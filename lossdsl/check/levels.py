@@ -40,10 +40,20 @@ def check_level(self: Checker, node: t.Level) -> tuple[TypedLevel | None, int | 
         return None, steps, domain
     region = TypedSet(parts[0], parts[1], parts[2], "x" in _inputs(parts[1]), node.set.span)
     if node.var not in objective.depends:
-        self.report.error("E021", f"the objective does not depend on {node.var}", objective.span, f"use {node.var} in it, for example CE(f({node.var}), y)")
+        self.report.error(
+            "E021",
+            f"the objective does not depend on {node.var}",
+            objective.span,
+            f"use {node.var} in it, for example CE(f({node.var}), y)",
+        )
         return None, steps, domain
     if region.boxed and self.domain is not None and region.name != "linf" and region.center.op not in ("input", "point", "pick"):
-        self.report.error("E020", f"the centre of {region.name} may lie outside the input domain", region.center.span, f"centre it at x or at a lower solution, or use linf: {region.name} is met with the domain around its centre")
+        self.report.error(
+            "E020",
+            f"the centre of {region.name} may lie outside the input domain",
+            region.center.span,
+            f"centre it at x or at a lower solution, or use linf: {region.name} is met with the domain around its centre",
+        )
         return None, steps, domain
     _lint_radius(self, node, region, solver)
     level = TypedLevel(node.var, axis, region, node.sense or "maximize", objective, solver, node.mode or "eval", node.span, node.run)
@@ -51,7 +61,7 @@ def check_level(self: Checker, node: t.Level) -> tuple[TypedLevel | None, int | 
 
 
 def _inputs(e: Typed) -> set[str]:
-    """"x" if the expression is built on the clean input or on an earlier solution (which stays near it)."""
+    """ "x" if the expression is built on the clean input or on an earlier solution (which stays near it)."""
     if e.op in ("input", "point", "pick"):
         return {"x"}
     return set().union(*(_inputs(a) for a in e.args)) if e.args else set()
@@ -71,10 +81,20 @@ def _objective(self: Checker, node: t.Level, axis: Axis | None, steps: int | Non
     iterates = [part for part in t.walk(node.objective) if isinstance(part, t.Iterate)]
     own = [part for part in iterates if any(isinstance(n, t.Name) and n.id == node.var for n in t.walk(part.base))]
     if own:
-        return self.report.error("E017", f"{node.var} has no iterates inside its own objective", own[0].span, "use iterates in later levels or in the upper level")
+        return self.report.error(
+            "E017",
+            f"{node.var} has no iterates inside its own objective",
+            own[0].span,
+            "use iterates in later levels or in the upper level",
+        )
     objective = self.inference.scalar(node.objective, scope, self.at, "the objective of a level")
     if "batch" in objective.depends:
-        return self.report.error("E021", "the objective of an input level speaks of one example at a time", node.objective.span, "leave out batch_mean and batch_sum: each example is attacked on its own")
+        return self.report.error(
+            "E021",
+            "the objective of an input level speaks of one example at a time",
+            node.objective.span,
+            "leave out batch_mean and batch_sum: each example is attacked on its own",
+        )
     return objective
 
 
@@ -85,14 +105,18 @@ def check_solver(self: Checker, node: t.Level) -> SolverSpec | None:
         return None
     if call is None:
         if not self.report.lost_words:
-            self.report.error("E018", f"the level of {node.var} names no solver", node.span, "add: by pgd(steps = 10, step = 2/255, start = x)")
+            self.report.error(
+                "E018", f"the level of {node.var} names no solver", node.span, "add: by pgd(steps = 10, step = 2/255, start = x)"
+            )
         return None
     name = call.func.id if isinstance(call.func, t.Name) else ""
     if name in LATER_SOLVERS:
         self.report.not_yet(f"the solver {name}", call.span)
         return None
     if name not in SOLVERS:
-        self.report.misnamed("E023", f"there is no solver {name}".rstrip(), call.func.span, suggest(name, SOLVERS), "the solvers are " + ", ".join(SOLVERS))
+        self.report.misnamed(
+            "E023", f"there is no solver {name}".rstrip(), call.func.span, suggest(name, SOLVERS), "the solvers are " + ", ".join(SOLVERS)
+        )
         return None
     later = [a for a in call.args if a.name in LATER_OPTIONS]
     for arg in later:
@@ -137,7 +161,13 @@ def _start(self: Checker, starts: list[t.Argument], call: t.Call, node: t.Level,
     if is_error(typed):
         return None
     if typed.kind is not Kind.INPUT and typed.value != 0:
-        self.report.error("E013", f"a start is an Input, and this is {DESCRIPTION[typed.kind]}", e.span, "write for example start = x", label=str(typed.kind))
+        self.report.error(
+            "E013",
+            f"a start is an Input, and this is {DESCRIPTION[typed.kind]}",
+            e.span,
+            "write for example start = x",
+            label=str(typed.kind),
+        )
         return None
     return typed, "raw" if raw else "expression"
 
@@ -151,10 +181,26 @@ def _lint_radius(self: Checker, node: t.Level, region: TypedSet, solver: SolverS
         low, high = self.domain
         width = max(h - b for b, h in zip(_list(low), _list(high), strict=False))
         if radius > width:
-            self.report.warn("T08", f"the radius {radius:g} is larger than the whole input domain", region.radius.span, f"radii are in the units of x: in [0, 1] write {radius:g}/255")
+            self.report.warn(
+                "T08",
+                f"the radius {radius:g} is larger than the whole input domain",
+                region.radius.span,
+                f"radii are in the units of x: in [0, 1] write {radius:g}/255",
+            )
     step = getattr(solver.options, "step", None)
-    if step is not None and solver.name == "pgd" and 0 < solver.options.steps * step < radius * (1 - 1e-9) and solver.start_kind == "expression" and solver.start.op == "input":
-        self.report.warn("T07", f"{solver.options.steps} steps of {step:g} cannot reach the border of the set at {radius:g}", solver.span, "raise step or steps")
+    if (
+        step is not None
+        and solver.name == "pgd"
+        and 0 < solver.options.steps * step < radius * (1 - 1e-9)
+        and solver.start_kind == "expression"
+        and solver.start.op == "input"
+    ):
+        self.report.warn(
+            "T07",
+            f"{solver.options.steps} steps of {step:g} cannot reach the border of the set at {radius:g}",
+            solver.span,
+            "raise step or steps",
+        )
 
 
 def _list(value: Any) -> tuple[float, ...]:
@@ -168,7 +214,12 @@ def check_upper(self: Checker, node: t.Upper) -> None:
     if node.joint:
         self.report.not_yet("joint forward passes", node.span)
     if node.mode not in (None, "train"):
-        self.report.error("E029", f"the upper level runs in train mode, not in {node.mode}", node.span, "let NAME = e with f in eval evaluates e in eval mode")
+        self.report.error(
+            "E029",
+            f"the upper level runs in train mode, not in {node.mode}",
+            node.span,
+            "let NAME = e with f in eval evaluates e in eval mode",
+        )
     objective = self.inference.scalar(node.objective, self.scope, self.at, "the upper objective")
     if not is_error(objective) and "theta" not in objective.depends:
         self.report.error("E021", "the upper objective does not depend on the model", node.objective.span, "use f(...) or p(...) in it")
@@ -219,7 +270,9 @@ def input_domain(self: Checker, e: t.Expr) -> tuple[Any, Any] | None:
         return (0.0, 1.0)
     low, high = ends
     if len({len(_list(v)) for v in ends if isinstance(v, tuple)}) > 1 or any(b >= h for b, h in zip(_list(low), _list(high), strict=False)):
-        self.report.error("E031", "the lower end of the input domain lies below the upper end, channel by channel", e.span, "write input x in [0, 1]")
+        self.report.error(
+            "E031", "the lower end of the input domain lies below the upper end, channel by channel", e.span, "write input x in [0, 1]"
+        )
         return (0.0, 1.0)
     return low, high
 

@@ -16,7 +16,14 @@ from lossdsl.syntax import tree as t
 
 
 def validated(
-    self: Inference, model: type[Options], what: str, args: tuple[t.Argument, ...], span: Span, scope: Scope, at: Context, also: tuple[str, ...] = ()
+    self: Inference,
+    model: type[Options],
+    what: str,
+    args: tuple[t.Argument, ...],
+    span: Span,
+    scope: Scope,
+    at: Context,
+    also: tuple[str, ...] = (),
 ) -> Any | None:
     """The options object, or None after one finding per fault. `also`: arguments that the caller has taken out already."""
     fields = [name for name in model.model_fields if name != "kind"]
@@ -54,7 +61,9 @@ def _strange(self: Inference, model: type[Options], what: str, arg: t.Argument, 
     missing = [name for name in free if name not in model.model_fields or model.model_fields[name].is_required()]
     if arg.name is None:
         first = (missing or free or fields)[0]
-        self.report.error("E014", f"arguments of {what} are named", arg.span, f"write for example {first} = ...; {what} takes {', '.join(fields)}")
+        self.report.error(
+            "E014", f"arguments of {what} are named", arg.span, f"write for example {first} = ...; {what} takes {', '.join(fields)}"
+        )
         return
     best = suggest(arg.name, missing) or suggest(arg.name, free)
     otherwise = f"{what} takes {', '.join(fields)}" + (f"; {', '.join(missing)} must be given" if missing else "")
@@ -124,7 +133,9 @@ def _explain(self: Inference, model: type[BaseModel], faults: list[Any], what: s
             where = "the train statement" if what == "train" else what
             self.report.error("E018", f"{where} needs {name}", span, f"add {name} = ..., {_allowed(model, name)}")
         elif not name:
-            self.report.error("E016", f"{what}: {fault['msg'].removeprefix('Value error, ')}", span, f"the arguments of {what} are {_arguments(model)}")
+            self.report.error(
+                "E016", f"{what}: {fault['msg'].removeprefix('Value error, ')}", span, f"the arguments of {what} are {_arguments(model)}"
+            )
         else:
             value = fault["input"]
             shown = number_text(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
@@ -149,8 +160,14 @@ def _allowed(model: type[BaseModel], name: str) -> str:
     if exact:
         return f"always {exact[0]}"
     if not {int, float} & set(kinds):
-        return {"bool": "true or false", "schedule": "a schedule, such as drop(at = [75, 90], factor = 0.1)"}.get("bool" if bool in kinds else name, "a value")
-    ends = [f"{word} {limit}" for attribute, word in _LIMITS if (limit := next((getattr(m, attribute) for m in limits if hasattr(m, attribute)), None)) is not None]
+        return {"bool": "true or false", "schedule": "a schedule, such as drop(at = [75, 90], factor = 0.1)"}.get(
+            "bool" if bool in kinds else name, "a value"
+        )
+    ends = [
+        f"{word} {limit}"
+        for attribute, word in _LIMITS
+        if (limit := next((getattr(m, attribute) for m in limits if hasattr(m, attribute)), None)) is not None
+    ]
     return " ".join(["a whole number" if int in kinds else "a number", " and ".join(ends)]).rstrip()
 
 

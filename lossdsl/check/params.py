@@ -29,7 +29,11 @@ class Params:
         return value
 
     def _declared(self, node: t.Param, scope: Scope, at: Context) -> float | int | None:
-        value = self._ramp(node.value, scope, at) if _is_ramp(node.value) else self.inference.number(node.value, scope, at, f"the param {node.name}")
+        value = (
+            self._ramp(node.value, scope, at)
+            if _is_ramp(node.value)
+            else self.inference.number(node.value, scope, at, f"the param {node.name}")
+        )
         last = 1
         for stage in node.stages:
             self.changing.add(node.name)
@@ -38,7 +42,12 @@ class Params:
             if first is None or later is None:
                 return None
             if not isinstance(first, int) or first <= last:
-                self.inference.report.error("E016", "the epochs of a param are whole numbers that increase from 2", stage.first.span, "the first value holds from epoch 1")
+                self.inference.report.error(
+                    "E016",
+                    "the epochs of a param are whole numbers that increase from 2",
+                    stage.first.span,
+                    "the first value holds from epoch 1",
+                )
                 return None
             last = first
             if self.epoch >= first:
@@ -60,7 +69,9 @@ class Params:
             return None
         low, high, epochs = numbers[0], numbers[1], numbers[2]
         if not isinstance(epochs, int) or epochs < 1:
-            self.inference.report.error("E016", "epochs of ramp is a whole number from 1", named["epochs"].span, "write ramp(0, 8/255, epochs = 5)")
+            self.inference.report.error(
+                "E016", "epochs of ramp is a whole number from 1", named["epochs"].span, "write ramp(0, 8/255, epochs = 5)"
+            )
             return None
         return low + (high - low) * min(1.0, (self.epoch - 1) / epochs)
 
@@ -79,7 +90,9 @@ class Params:
         if not low <= value <= high or (whole and not isinstance(value, int)):
             kind = "a whole number in " if whole else "in "
             given = ", given from outside," if node.name in self.overrides else ""
-            self.inference.report.error("E016", f"{node.name} = {number_text(value)}{given} is outside its range", node.span, f"{node.name} is {kind}{text}")
+            self.inference.report.error(
+                "E016", f"{node.name} = {number_text(value)}{given} is outside its range", node.span, f"{node.name} is {kind}{text}"
+            )
             return False
         return True
 

@@ -103,7 +103,12 @@ class Checker:
 
     def _keyword(self, node: t.Keyword) -> None:
         if node.keyword == "remove":
-            self.report.error("E028", "remove belongs to a recipe that extends another", node.span, "write recipe NAME extends BASE, or delete the statement itself")
+            self.report.error(
+                "E028",
+                "remove belongs to a recipe that extends another",
+                node.span,
+                "write recipe NAME extends BASE, or delete the statement itself",
+            )
         elif node.keyword in self.words:
             self.report.error("E011", f"{node.keyword} is given twice", node.span, "keep one of them")
         else:
@@ -119,12 +124,28 @@ class Checker:
     def _let(self, node: t.Let) -> None:
         typed = self.inference.infer(node.value, self.scope, self.at)
         if node.mode is not None and not is_error(typed) and typed.op != "number":
-            typed = Typed("mode", (typed,), typed.kind, node.span, (node.mode,), depends=typed.depends, low=typed.low, high=typed.high, family=typed.family)
+            typed = Typed(
+                "mode",
+                (typed,),
+                typed.kind,
+                node.span,
+                (node.mode,),
+                depends=typed.depends,
+                low=typed.low,
+                high=typed.high,
+                family=typed.family,
+            )
         if not node.recorded:
             self.declare(node.name, Value(typed, node.span, "let"), node.span, "let")
             return
         if not is_error(typed) and typed.kind not in SCALARS:
-            self.report.error("E013", f"log records numbers, and {node.name} is {DESCRIPTION[typed.kind]}", node.value.span, scalar_help(typed), label=str(typed.kind))
+            self.report.error(
+                "E013",
+                f"log records numbers, and {node.name} is {DESCRIPTION[typed.kind]}",
+                node.value.span,
+                scalar_help(typed),
+                label=str(typed.kind),
+            )
         self.logs.append((node.name, typed))
 
     def _sample(self, node: t.Sample) -> None:
@@ -134,7 +155,12 @@ class Checker:
         for name in node.names:
             draw = self.inference.infer(draw_expr, self.scope, Context(draws=True, later=self.later))
             if not is_error(draw) and draw.op != "draw":
-                draw = self.report.error("E027", "a sample is drawn from a distribution", draw_expr.span, "write uniform(...), normal(s), corner(SET) or rademacher")
+                draw = self.report.error(
+                    "E027",
+                    "a sample is drawn from a distribution",
+                    draw_expr.span,
+                    "write uniform(...), normal(s), corner(SET) or rademacher",
+                )
             over = None if is_error(draw) else draws.sample_kind(self.inference, draw, node.over, self.scope)
             if over is None:
                 self.declare(name, Value(Typed("?", (), Kind.CONST, node.span), node.span, "sample"), node.span, "sample")
@@ -195,17 +221,25 @@ class Checker:
         header = Span(node.span.start, node.span.start + len(node.kind) + 1 + len(node.name), node.span.file)
         if node.kind == "recipe":
             if not self.words.get("upper"):
-                self.report.error("E022", f"recipe {node.name} has no upper level", header, "add: upper minimize CE(f(x), y) by sgd(lr = 0.1)")
-            for_attacks = [i for i in node.items if (isinstance(i, t.Level) and i.run) or (isinstance(i, t.Keyword) and i.keyword == "count")]
+                self.report.error(
+                    "E022", f"recipe {node.name} has no upper level", header, "add: upper minimize CE(f(x), y) by sgd(lr = 0.1)"
+                )
+            for_attacks = [
+                i for i in node.items if (isinstance(i, t.Level) and i.run) or (isinstance(i, t.Keyword) and i.keyword == "count")
+            ]
             if for_attacks:
                 help = f"write lower here, or attack {node.name} in place of recipe {node.name}"
                 self.report.error("E033", "run and count belong to an attack", for_attacks[0].span, help)
         else:
             if not any(isinstance(i, t.Level) and i.run for i in node.items):
-                self.report.error("E033", f"attack {node.name} has no run", header, "add: run pgd : x' in linf(x, eps) maximize CE(f(x'), y) by pgd(...)")
+                self.report.error(
+                    "E033", f"attack {node.name} has no run", header, "add: run pgd : x' in linf(x, eps) maximize CE(f(x'), y) by pgd(...)"
+                )
             for_recipes = [i for i in node.items if isinstance(i, t.Upper | t.Train)]
             if for_recipes:
-                self.report.error("E033", "an attack has no upper level and no training", for_recipes[0].span, "remove it, or declare a recipe")
+                self.report.error(
+                    "E033", "an attack has no upper level and no training", for_recipes[0].span, "remove it, or declare a recipe"
+                )
             if "count" not in self.words:
                 self.report.error("E033", f"attack {node.name} does not say how to count", header, "add: count worst")
         self._unused(node)

@@ -14,12 +14,14 @@ from lossdsl.syntax import tree as t
 
 DRAWS = ("normal", "uniform", "corner", "rademacher")
 ELSEWHERE = {
-    "cross_entropy": "CE", "CrossEntropyLoss": "CE", "nll": "CE", "NLL": "CE", "ce_loss": "CE", "kl_div": "KL", "KLDivLoss": "KL", "js": "JS",
-    "mse": "SE", "MSE": "SE", "entropy": "H", "detach": "stop", "stopgrad": "stop", "stop_gradient": "stop", "no_grad": "stop", "sg": "stop",
-    "model": "f", "net": "f", "logits": "f", "F": "f", "prob": "p", "probs": "p", "sigmoid": "tanh", "ln": "log", "one_hot": "onehot", "dist": "norm",
-    "clamp": "clip", "cosine_similarity": "cos", "cos_sim": "cos", "normalize": "unit", "where": "if", "zero_one": "error", "max_margin": "hinge",
-    "x_adv": "x'", "xadv": "x'", "adv": "x'", "x_pert": "x'", "x_hat": "x'", "x_tilde": "x'", "label": "y", "labels": "y", "target": "y",
-    "num_classes": "K", "C": "K", "epsilon": "eps", "alpha": "step", "step_size": "step",
+    "cross_entropy": "CE", "CrossEntropyLoss": "CE", "nll": "CE", "NLL": "CE", "ce_loss": "CE", "kl_div": "KL",
+    "KLDivLoss": "KL", "js": "JS", "mse": "SE", "MSE": "SE", "entropy": "H", "detach": "stop", "stopgrad": "stop",
+    "stop_gradient": "stop", "no_grad": "stop", "sg": "stop", "model": "f", "net": "f", "logits": "f", "F": "f", "prob": "p",
+    "probs": "p", "sigmoid": "tanh", "ln": "log", "one_hot": "onehot", "dist": "norm", "clamp": "clip",
+    "cosine_similarity": "cos", "cos_sim": "cos", "normalize": "unit", "where": "if", "zero_one": "error",
+    "max_margin": "hinge", "x_adv": "x'", "xadv": "x'", "adv": "x'", "x_pert": "x'", "x_hat": "x'", "x_tilde": "x'",
+    "label": "y", "labels": "y", "target": "y", "num_classes": "K", "C": "K", "epsilon": "eps", "alpha": "step",
+    "step_size": "step",
 }  # fmt: skip
 """What other libraries and papers call the names of the language; only a hint in messages."""
 
@@ -100,7 +102,17 @@ class Report:
     def failed(self) -> bool:
         return any(d.severity == "error" for d in self._found.values())
 
-    def error(self, code: str, message: str, span: Span, help: str = "", *, label: str = "", edit: Edit | None = None, related: tuple[Related, ...] = ()) -> Typed:
+    def error(
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        help: str = "",
+        *,
+        label: str = "",
+        edit: Edit | None = None,
+        related: tuple[Related, ...] = (),
+    ) -> Typed:
         """Record an error and return the expression that silences what would follow from it."""
         finding = Diagnostic(code, message, span, label, help, related, edit)
         self._found.setdefault((code, span, message), finding)
@@ -123,7 +135,13 @@ class Report:
             return self.error("E010", f"{name} is used before it is declared", span, f"declare {name} above this line")
         names = {*scope.names, "x", "y", "K"}
         best = ELSEWHERE.get(name, "")
-        self.misnamed("E010", f"there is no {name} here", span, best if best in names else suggest(name, names), "known here: " + ", ".join(sorted(names)))
+        self.misnamed(
+            "E010",
+            f"there is no {name} here",
+            span,
+            best if best in names else suggest(name, names),
+            "known here: " + ", ".join(sorted(names)),
+        )
         return Typed("?", (), Kind.CONST, span)
 
 

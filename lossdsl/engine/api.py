@@ -15,7 +15,6 @@ from lossdsl.engine.inputs import check_batch, domain_of
 from lossdsl.engine.level import LevelRunner
 from lossdsl.engine.modes import kept_modes
 from lossdsl.front import Recipe, load, parse_recipe
-from lossdsl.syntax.tree import Param
 from lossdsl.plan.ir import Instr, Plan, codes
 
 CHUNK = 4096
@@ -110,7 +109,9 @@ class Step(_Compiled):
     def objective(self, x: Tensor, y: Tensor, solutions: Mapping[str, Tensor]) -> Loss:
         """The upper loss at given lower solutions (what `solve` returned)."""
         x, y = self._batch(x, y)
-        wanted = {i.attrs if i.op != "sample" else ("sample", *i.attrs) for i in self._kinds.values() if i.op in ("point", "family", "sample")}
+        wanted = {
+            i.attrs if i.op != "sample" else ("sample", *i.attrs) for i in self._kinds.values() if i.op in ("point", "family", "sample")
+        }
         missing = sorted(_shown(k) for k in wanted if _shown(k) not in solutions and self._in_upper(k))
         if missing:
             raise UserError(f"objective needs {', '.join(missing)}", where=self.recipe.name, fix="pass what step.solve(x, y) returned")
@@ -177,7 +178,7 @@ class Attack(_Compiled):
 
     @property
     def count(self) -> str:
-        """"worst", "best_loss" or "each"."""
+        """ "worst", "best_loss" or "each"."""
         return self.recipe.typed.count or "worst"
 
     @property
@@ -197,7 +198,9 @@ class Attack(_Compiled):
             )  # fmt: skip
         return rows
 
-    def run(self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None, only: str | None = None) -> dict[str, tuple[Tensor, Tensor | None]]:
+    def run(
+        self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None, only: str | None = None
+    ) -> dict[str, tuple[Tensor, Tensor | None]]:
         """Each run's points [B, *input] and their objective [B] (larger is stronger; None if nothing is to be compared).
 
         `only` names the one run wanted. A family has shape [B, n, *input].

@@ -72,7 +72,8 @@ class Closure:
     def run(self, frame: Frame, values: Values) -> None:
         current = None
         try:
-            for function, target, current in self.steps:
+            for step in self.steps:
+                function, target, current = step
                 values[target] = function(frame, values)
         except (LossdslError, torch.OutOfMemoryError):
             raise
@@ -86,7 +87,9 @@ def _explained(error: Exception, i: Instr | None, values: Values, place: Callabl
     shapes = ", ".join(str(list(values[a].shape)) if isinstance(values[a], Tensor) else str(values[a]) for a in i.args)
     what = f"the model failed on {i.text}" if i.op == "forward" else f"{i.op} failed on {i.text}"
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return UserError(f"{what}, shapes {shapes}: {reason}", where=place(i), fix="check the shape of the batch and the number of classes of the model")
+    return UserError(
+        f"{what}, shapes {shapes}: {reason}", where=place(i), fix="check the shape of the batch and the number of classes of the model"
+    )
 
 
 # --- one instruction ---
@@ -127,6 +130,8 @@ def _function(i: Instr, kinds: dict[int, Instr]) -> Function:
     if i.op in ("at", "log_at", "log_not_at") and i.attrs:
         index = i.attrs[0]
         return lambda frame, v: kernel(v, torch.full(v.shape[:-1], index, dtype=torch.long, device=v.device))
+    if i.op in ("batch_mean", "batch_sum"):
+        return lambda frame, *args: kernel(*args, batch=len(frame.y))
     if i.op == "nth":
         return lambda frame, v: kernel(v, i.attrs[0])
     if i.op in _OWN_RANK:
@@ -245,7 +250,9 @@ def _draw(i: Instr) -> Function:
             center = args[0] if isinstance(args[0], Tensor) else torch.zeros_like(frame.x)
             region = SETS_TORCH[attrs[1]](center.expand_as(frame.x), args[1], None)
             return region.sample(frame.generator) if name == "uniform" else region.corner(frame.generator)
-        shape = {Kind.INPUT: frame.x.shape, Kind.REAL: frame.x.shape[:1], Kind.CONST: frame.x.shape[:0]}.get(kind, (*frame.x.shape[:1], frame.num_classes))
+        shape = {Kind.INPUT: frame.x.shape, Kind.REAL: frame.x.shape[:1], Kind.CONST: frame.x.shape[:0]}.get(
+            kind, (*frame.x.shape[:1], frame.num_classes)
+        )
         like: dict[str, Any] = {"dtype": frame.x.dtype, "device": frame.x.device, "generator": frame.generator}
         numbers = [_trailing(a, shape) for a in args]
         if name == "normal":

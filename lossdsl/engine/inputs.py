@@ -26,7 +26,9 @@ def check_batch(x: Tensor, y: Tensor, num_classes: int, domain: Domain | None, v
         raise UserError(f"inputs are floating-point tensors, and this is {kind}", where="x", fix="scale images to [0, 1]: x.float() / 255")
     if not isinstance(y, Tensor) or y.is_floating_point() or y.dim() != 1 or y.dtype == torch.bool:
         shape = f"{y.dtype} of shape {list(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-        raise UserError(f"labels are class indices of shape [batch], and this is {shape}", where="y", fix="pass y as torch.long, one index per example")
+        raise UserError(
+            f"labels are class indices of shape [batch], and this is {shape}", where="y", fix="pass y as torch.long, one index per example"
+        )
     if x.dim() == 0 or x.shape[0] != y.shape[0]:
         raise UserError(f"x has shape {list(x.shape)} and y has {y.shape[0]} labels", where="x, y", fix="one label per example")
     if y.shape[0] == 0:
@@ -42,7 +44,11 @@ def _check_values(x: Tensor, y: Tensor, num_classes: int, domain: Domain | None)
         return
     if bool(bad_label):
         at = int(((y < 0) | (y >= num_classes)).nonzero()[0])
-        raise UserError(f"the label of example {at} is {int(y[at])}, and classes are 0..{num_classes - 1}", where="y", fix="check the labels, or num_classes")
+        raise UserError(
+            f"the label of example {at} is {int(y[at])}, and classes are 0..{num_classes - 1}",
+            where="y",
+            fix="check the labels, or num_classes",
+        )
     per_example = x.reshape(x.shape[0], -1)
     wrong = ~torch.isfinite(per_example).all(1)
     if bool(wrong.any()):

@@ -67,7 +67,11 @@ class LevelRunner:
                 wide_values[n] = values[n].repeat_interleave(copies, 0)
         points = {k: p.repeat_interleave(copies, 0) if p.dim() else p for k, p in frame.points.items()}
         wide = replace(
-            frame, x=frame.x.repeat_interleave(copies, 0), y=frame.y.repeat_interleave(copies, 0), points=points, own_class=classes.reshape(-1)
+            frame,
+            x=frame.x.repeat_interleave(copies, 0),
+            y=frame.y.repeat_interleave(copies, 0),
+            points=points,
+            own_class=classes.reshape(-1),
         )
         return wide, wide_values, copies
 
@@ -87,7 +91,9 @@ class LevelRunner:
             parts.append(self._solve_chunk(part, part_values, self._set(part, part_values), cut.__next__))
         iterates = {k: torch.cat([p.iterates[k] for p in parts]) for k in parts[0].iterates}
         objectives = [p.objective for p in parts if p.objective is not None]
-        return Solution(torch.cat([p.point for p in parts]), iterates, torch.cat(objectives) if objectives else None, torch.cat([p.run for p in parts]))
+        return Solution(
+            torch.cat([p.point for p in parts]), iterates, torch.cat(objectives) if objectives else None, torch.cat([p.run for p in parts])
+        )
 
     def _rows(self, frame: Frame, values: Values, rows: slice, count: int) -> tuple[Frame, Values]:
         def cut(value: Any, kind: Kind) -> Any:

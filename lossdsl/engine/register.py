@@ -17,7 +17,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def operation(
-    name: str, signature: str, *, formula: str = "", about: str = "", example: str = "", low: float = -inf, high: float = inf, source: str = ""
+    name: str,
+    signature: str,
+    *,
+    formula: str = "",
+    about: str = "",
+    example: str = "",
+    low: float = -inf,
+    high: float = inf,
+    source: str = "",
 ) -> Callable[[F], F]:
     """Make a torch function an operation of the language.
 
@@ -40,7 +48,9 @@ def operation(
     try:
         params, result = row.params, row.result
     except (KeyError, ValueError) as error:
-        raise UserError(f"the signature {signature!r} cannot be read: {error}", where=where, fix='write for example "Logits, Label -> Real"') from None
+        raise UserError(
+            f"the signature {signature!r} cannot be read: {error}", where=where, fix='write for example "Logits, Label -> Real"'
+        ) from None
     if "->" not in signature or not params or result is None and "same" not in signature:
         raise UserError(f"the signature {signature!r} cannot be read", where=where, fix='write for example "Logits, Label -> Real"')
 

@@ -84,13 +84,33 @@ class SolverRow:
 SOLVERS: dict[str, SolverRow] = {
     row.name: row
     for row in (
-        SolverRow("pgd", StepOptions, "steepest step of the set's norm (sign for linf, unit(g) for l2, the largest coordinate that can still move for l1), then projection", "Madry et al., ICLR 2018"),
+        SolverRow(
+            "pgd",
+            StepOptions,
+            "steepest step of the set's norm (sign for linf, unit(g) for l2, the largest coordinate that can still move for l1), then projection",
+            "Madry et al., ICLR 2018",
+        ),
         SolverRow("ascent", StepOptions, "raw per-example gradient times step, then projection", "gradient projection"),
-        SolverRow("linear", LinearOptions, "the maximiser over the set of the objective linearised at the start", "Goodfellow et al., ICLR 2015 (FGSM on linf)"),
-        SolverRow("momentum", MomentumOptions, "accumulates gradients divided by their mean absolute value, steepest step along the sum, then projection", "Dong et al., CVPR 2018"),
+        SolverRow(
+            "linear",
+            LinearOptions,
+            "the maximiser over the set of the objective linearised at the start",
+            "Goodfellow et al., ICLR 2015 (FGSM on linf)",
+        ),
+        SolverRow(
+            "momentum",
+            MomentumOptions,
+            "accumulates gradients divided by their mean absolute value, steepest step along the sum, then projection",
+            "Dong et al., CVPR 2018",
+        ),
         SolverRow("sgd", SgdOptions, "torch.optim.SGD on the point (gradient ascent), then projection", "torch.optim.SGD"),
         SolverRow("adam", AdamOptions, "torch.optim.Adam on the point (gradient ascent), then projection", "torch.optim.Adam"),
-        SolverRow("rmsprop", RmspropOptions, "torch.optim.RMSprop on the point (gradient ascent), then projection", "torch.optim.RMSprop; Robey et al., alg. 1"),
+        SolverRow(
+            "rmsprop",
+            RmspropOptions,
+            "torch.optim.RMSprop on the point (gradient ascent), then projection",
+            "torch.optim.RMSprop; Robey et al., alg. 1",
+        ),
     )
 }
 

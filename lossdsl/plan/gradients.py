@@ -7,7 +7,26 @@ from dataclasses import replace
 from lossdsl.plan.ir import Code, Instr, Plan, Solve
 
 _FLAT = frozenset(
-    ("reduce_argmax", "reduce_argmin", "error", "misclassified", "sign", "onehot", "smooth", "class_range", "lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "stop")
+    (
+        "reduce_argmax",
+        "reduce_argmin",
+        "error",
+        "misclassified",
+        "sign",
+        "onehot",
+        "smooth",
+        "class_range",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "eq",
+        "ne",
+        "and",
+        "or",
+        "not",
+        "stop",
+    )
 )
 """Operations whose value has zero gradient."""
 

@@ -148,7 +148,9 @@ def rename(plan: Plan, new: dict[int, int]) -> Plan:
         return Code(instrs, tuple(map(at, code.results)))
 
     plan = map_codes(plan, change)
-    solves = tuple(replace(s, center=at(s.center), radius=at(s.radius), classes=None if s.classes is None else at(s.classes)) for s in plan.solves)
+    solves = tuple(
+        replace(s, center=at(s.center), radius=at(s.radius), classes=None if s.classes is None else at(s.classes)) for s in plan.solves
+    )
     return replace(plan, solves=solves)
 
 
@@ -231,7 +233,9 @@ def render(plan: Plan) -> str:
 def _solve_lines(s: Solve, names: dict[int, str]) -> list[str]:
     level, solver = s.level, s.level.solver
     name = level.var + (f"[{level.axis.domain.text}]" if level.axis else "")
-    lines = [f"solve {name} in {level.set.name}({names[s.center]}, {names[s.radius]})" + (" and the input domain" if level.set.boxed else "")]
+    lines = [
+        f"solve {name} in {level.set.name}({names[s.center]}, {names[s.radius]})" + (" and the input domain" if level.set.boxed else "")
+    ]
     if s.before.instrs:
         lines += ["  once per batch, without gradient", *_lines(s.before, names, 4)]
     start = f"    the set's own {solver.start_kind} draw" if not s.start.results else f"    start at {names[s.start.results[0]]}"

@@ -25,7 +25,16 @@ class Emitter:
     kept: list[Typed] = field(default_factory=list)
     found: dict[int, Instr] = field(default_factory=dict)
 
-    def emit(self, op: str, args: tuple[int, ...], kind: Kind, e: Typed, attrs: tuple[Any, ...] = (), axes: tuple[Axis, ...] | None = None, text: str | None = None) -> int:
+    def emit(
+        self,
+        op: str,
+        args: tuple[int, ...],
+        kind: Kind,
+        e: Typed,
+        attrs: tuple[Any, ...] = (),
+        axes: tuple[Axis, ...] | None = None,
+        text: str | None = None,
+    ) -> int:
         self.counter[0] += 1
         if axes is None:
             axes = _union(*(self.axes(a) for a in args))
@@ -148,7 +157,9 @@ def _in_log_space(e: Typed) -> bool:
         return e.args[0].kind is Kind.PROB
     if e.op == "sub" and e.args[0].value == 1:
         inner = e.args[1]
-        return (inner.op == "at" and inner.args[0].kind is Kind.PROB) or (inner.op == "reduce" and inner.attrs[0] in ("max", "min") and _in_log_space(inner))
+        return (inner.op == "at" and inner.args[0].kind is Kind.PROB) or (
+            inner.op == "reduce" and inner.attrs[0] in ("max", "min") and _in_log_space(inner)
+        )
     if e.op in ("mul", "div"):
         return all(_in_log_space(a) for a in e.args)
     if e.op == "reduce":
@@ -317,7 +328,14 @@ def _level(level: TypedLevel, counter: list[int], captures: tuple[int, ...]) -> 
     objective = body.lower(level.objective, level.mode)
     wanted = (center, radius) if classes is None else (center, radius, classes)
     return Solve(
-        level, Code(tuple(before.instrs), wanted), Code(tuple(start.instrs), first), Code(tuple(body.instrs), (objective,)), center, radius, classes, captures
+        level,
+        Code(tuple(before.instrs), wanted),
+        Code(tuple(start.instrs), first),
+        Code(tuple(body.instrs), (objective,)),
+        center,
+        radius,
+        classes,
+        captures,
     )
 
 

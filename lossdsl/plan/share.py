@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from lossdsl.plan.ir import Code, Plan, map_codes, rename, writes_statistics
 
-
 _COMMUTATIVE = frozenset(("add", "mul", "eq", "ne", "and", "or"))
 """Operations that give the same bits when their two arguments change places (max and min differ in the gradient at a tie)."""
 

@@ -117,19 +117,19 @@ class Builder(Transformer):  # type: ignore[type-arg]
     def _level(self, meta: Meta, run: str | None, parts: list[Any]) -> t.Level:
         var, index, region, *clauses = parts
         got: dict[str, Any] = {}
+        second_objective = False
         for kind, value, span in clauses:
             if kind not in got:
                 got[kind] = value
                 continue
+            if second_objective:
+                continue  # it belongs to that one
+            second_objective = kind == "objective"
             name = {"objective": "objectives", "by": "solvers", "mode": "modes", "through": "gradient flows"}[kind]
             help = "write upper before it if it is the defender's, else keep one of them" if kind == "objective" else "keep one of them"
             self._error("E007", f"the level of {var} has two {name}", span, help)
-            if kind == "objective":
-                break  # what follows belongs to it
         sense, objective = got.get("objective", (None, None))
-        return t.Level(
-            str(var), index, region, sense, objective, got.get("by"), got.get("mode"), got.get("through"), run, span=_span(meta)
-        )
+        return t.Level(str(var), index, region, sense, objective, got.get("by"), got.get("mode"), got.get("through"), run, span=_span(meta))
 
     def objective(self, meta: Meta, parts: list[Any]) -> tuple[str, Any, Span]:
         return "objective", (parts[0], parts[1]), _span(meta)

@@ -73,9 +73,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "real": (
         "({real} + {real})", "({real} - {real})", "({real} * {real})", "(-{real})", "({real} / (1 + abs({real})))", "({real} / {number})",
         "(-tanh({real})^2)", "((1 + abs({real}))^0.5)", "(2^tanh({real}))", "exp(tanh({real}))", "exp(-abs({real}))",
-        "tanh({real})^{power}", "log(1 + abs({real}))", "log(1 - max({head}: p({inner_input})[{bound}]))", "log(1 - p({input})[{class}])",
+        "(tanh({real})^{power})", "log(1 + abs({real}))", "log(1 - max({head}: p({inner_input})[{bound}]))", "log(1 - p({input})[{class}])",
         "sqrt(0.1 + abs({real}))", "relu({real})", "abs({real})", "sign({real} + 0.0137)", "clip({real}, -1.5, {number})",
-        "max({real}, {real})", "min({real}, {real})", "if({cond}, {real}, {real})", "stop({real})", "({cond})", "({cond}) * {real}",
+        "max({real}, {real})", "min({real}, {real})", "if({cond}, {real}, {real})", "stop({real})", "({cond})", "(({cond}) * {real})",
         "gap({real}, {real})", "CE({logits}, {class})", "CE({full}, {class})", "CE({full}, {prob})", "CE({prob} || {logits})",
         "CE({class} || {full})", "KL({prob} || {full})", "JS({prob} || {full})", "TV({prob} || {prob})", "SE({prob}, {prob})", "H({prob})",
         "{logits}[{index}]", "{vector}[{class}]", "{full}[{index}]", "hinge({logits}, {class})", "error({full}, {class})",
@@ -88,7 +88,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "{batched}({real})", "{batched}({real} where {cond})",
     ),
     "logits": (
-        "f({input})", "({logits} + {logits})", "tanh({real}) * {logits}", "({logits} - {logits}[{class}])",
+        "f({input})", "({logits} + {logits})", "(tanh({real}) * {logits})", "({logits} - {logits}[{class}])",
         "if({cond}, {logits}, {logits})", "stop({logits})", "M({input})", "({logits} - {vector})", "f({member})",
     ),
     "full": (
@@ -100,7 +100,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "onehot({class})",
     ),
     "vector": (
-        "({vector} - {vector})", "(p({input}) - {prob})", "({vector} * {logits})", "tanh({logits})^2",
+        "({vector} - {vector})", "(p({input}) - {prob})", "({vector} * {logits})", "(tanh({logits})^2)",
         "softmax({head}: tanh({inner_real}))", "log({full})", "({prob} * {vector})", "({vector} + 0.5)", "clip({vector}, -1, 1)",
         "relu({logits})", "exp(tanh({vector}))", "unit(log({full}))", "sqrt({full} + 0.1)",
     ),

@@ -7,6 +7,8 @@ import torch
 from engine_tools import Logits, data, gradients, mlp, seeded, upper
 from torch import Tensor
 
+from lossdsl.engine.reference import Reference
+
 LIVE = "f(x)[0]"
 """1 in the first examples and 0, the value that breaks the branch, in the others."""
 
@@ -124,3 +126,31 @@ def test_a_chosen_point_per_example() -> None:
     assert 0 < int(right.sum()) < len(y)
     expected = torch.nn.functional.cross_entropy(model(torch.where(right[:, None], x, solutions["x'"])), y)
     torch.testing.assert_close(step.objective(x, y, solutions).detach(), expected.detach())
+
+
+ACROSS = {
+    "a batch mean in a branch": "if({c}, batch_mean(CE(f(x), y)) * f(x)[0], 0)",
+    "a batch sum under where": "batch_mean(batch_sum(CE(f(x), y)) * f(x)[0] where {c})",
+    "a batch mean with where in a branch": "if({c}, batch_mean(CE(f(x), y) where f(x)[1] > 0) * f(x)[0], H(p(x)))",
+}
+
+
+@pytest.mark.xfail(strict=True, reason="the gate of a branch closes for examples left out, although a batch mean inside the branch is over all of them")
+@pytest.mark.parametrize("name", ACROSS)
+def test_a_batch_mean_inside_a_branch_has_the_gradient_of_every_example(name: str) -> None:
+    model, (x, y) = mlp(), data(12)
+    condition = "f(x)[0] > -0.1"
+    taken = model(x)[:, 0] > -0.1
+    assert 0 < int(taken.sum()) < 12
+    step = upper(f"CE(f(x), y) + {ACROSS[name].format(c=condition)}", model)
+    loss, expected = step(x, y), Reference(step.recipe.typed, model, 4).objective(x, y, {})
+    torch.testing.assert_close(loss.detach(), expected.detach())
+    for a, b in zip(gradients(loss, model), gradients(expected, model), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_a_batch_mean_in_a_branch_that_no_example_takes_leaves_nothing() -> None:
+    loss, gradient = run(f"CE(f(x), y) + if({LIVE} > 2, log(batch_mean(f(x)[1])), 0)")
+    plain, plain_gradient = run("CE(f(x), y)")
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(gradient, plain_gradient)

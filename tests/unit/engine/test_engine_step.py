@@ -142,6 +142,15 @@ def test_solutions_lie_in_their_set() -> None:
     assert bool((found != x).any())
 
 
+@pytest.mark.xfail(strict=True, reason="linear keeps coordinates without gradient where they are, and a raw start may lie outside the set")
+@pytest.mark.parametrize("ball", ["linf", "l2", "l1"])
+def test_one_jump_from_a_raw_start_lands_in_the_set(ball: str) -> None:
+    x, y = data()
+    text = f"lower x' in {ball}(x, 0.1) maximize CE(f(x'), y) * (f(x)[y] > 0) by linear(start = raw(x + 0.19))\nupper minimize CE(f(x'), y) by sgd(lr = 0.1)"
+    found = step_of(text, mlp()).solve(x, y)["x'"]
+    assert float((found - x).abs().max()) <= 0.1 + 1e-12
+
+
 def test_samples_and_iterates_are_handed_over() -> None:
     text = (
         "sample a ~ normal(0.1)\nsample b ~ uniform(0, 1) over example\nsample c ~ rademacher over classes\nsample d ~ normal(1) over batch\n"
@@ -154,7 +163,7 @@ def test_samples_and_iterates_are_handed_over() -> None:
     shapes = {k: tuple(v.shape) for k, v in found.items()}
     assert shapes == {"a": (6, 5), "b": (6,), "c": (6, 4), "d": (), "u": (6, 5), "k": (6, 5), "x'": (6, 5), "x'@2": (6, 5)}
     assert set(found["c"].unique().tolist()) == {-1.0, 1.0}
-    assert float(found["u"].abs().max()) <= 0.1 and 0 <= float(found["b"].min()) and float(found["b"].max()) < 1
+    assert float(found["u"].abs().max()) <= 0.1 and float(found["b"].min()) >= 0 and float(found["b"].max()) < 1
     torch.testing.assert_close((found["k"] - x).norm(dim=1), torch.full((6,), 0.1, dtype=torch.float64))
 
 

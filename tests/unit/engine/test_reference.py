@@ -107,6 +107,7 @@ EXACT: dict[str, list[float] | float] = {
     "batch_mean(0.5)": 0.5,
     "batch_sum(0.5)": 1.0,
     "batch_sum(1 where f(x)[1] > 0)": 1.0,
+    "max(j: f(x)[j] * batch_sum(f(x)[1]))": [2, 3],
     # binders
     "max(j: f(x)[j])": [2, 3],
     "max(j != y: f(x)[j])": [1, 3],
@@ -249,6 +250,7 @@ KINKS = {
     "clip(f(x')[0], 0, 1)": [0, 0, 0],
     "clip(f(x')[0], 0, f(x')[1])": [1, 0, 0],
     "clip(f(x')[0], 0, f(x')[2])": [0, 0, 1],
+    "clip(f(x')[2], f(x')[0], 9)": [1, 0, 0],
     "log(p(x')[0]) - log(p(x')[1])": [1, -1, 0],
     "f(x')[0]^2": [6, 0, 0],
     "hinge(f(x'), y)": [0, 0, 0],
@@ -366,6 +368,18 @@ def test_modes_and_restoring_them() -> None:
     model.passes.clear()
     reference.value(logged(typed), X, Y, {"x'": XP})
     assert model.passes == [(2, True), (2, False), (2, True), (2, False)], "whole batches, one pass per occurrence"
+
+
+def test_the_classes_of_a_family_are_those_of_its_level_in_its_mode() -> None:
+    """The first example is class 0 in eval mode, so that its family has the classes 1 and 2; in train mode it is class 2."""
+    family = FAMILY.replace("j != y", "j != c")
+    x = torch.tensor([[2.0, 1.0, 1.9], [0.0, 0.0, 3.0]], dtype=torch.float64)
+    chosen = "norm(x'[{}(j != c: f(x)[j])], 1)"
+    lowest, largest = (recipe(chosen.format(which), level=f"let c = argmax(j: f(x)[j])\n{family}") for which in ("argmin", "argmax"))
+    value = Reference(lowest, Moody(), 3).value(logged(lowest), x, Y, {"x'": MEMBERS})
+    assert value[0].item() == MEMBERS[0, 0].sum(), "class 1, the first of the family"
+    with pytest.raises(UserError, match="no member of class 0"):
+        Reference(largest, Moody(), 3).value(logged(largest), x, Y, {"x'": MEMBERS})
 
 
 def _modes_in(e: Typed) -> list[Typed]:

@@ -1,0 +1,130 @@
+"""Entries of vectors over classes, reductions over classes, and losses on logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lossdsl.engine.kernels.table import KERNELS, Kernel, kernel
+
+
+@kernel("at")
+def entry(v: Tensor, c: Tensor) -> Tensor:
+    """v[c]; v [..., K] and c [...] broadcast."""
+    shape = torch.broadcast_shapes(v.shape[:-1], c.shape)
+    return v.expand(*shape, v.shape[-1]).gather(-1, c.expand(shape).unsqueeze(-1)).squeeze(-1)
+
+
+KERNELS["log_at"] = entry
+
+
+@kernel("log_not_at")
+def log_all_but(logs: Tensor, c: Tensor) -> Tensor:
+    """log(1 - p_c) = log sum_{i != c} p_i."""
+    shape = torch.broadcast_shapes(logs.shape[:-1], c.shape)
+    logs = logs.expand(*shape, logs.shape[-1])
+    out = torch.zeros_like(logs, dtype=torch.bool).scatter(-1, c.expand(shape).unsqueeze(-1), True)
+    return torch.logsumexp(logs.masked_fill(out, -math.inf), dim=-1)
+
+
+@kernel("class_range")
+def class_range(kind: str, out: Tensor | None, like: Tensor, classes: int) -> Tensor:
+    """The classes of a domain in ascending order, [B, *axes, n]."""
+    if out is None:
+        return torch.arange(classes, device=like.device).expand(like.shape[0], classes)
+    others = torch.arange(classes - 1, device=like.device)
+    return others + (others >= out.unsqueeze(-1))
+
+
+def _reduction(reduce: Callable[[Tensor], Tensor]) -> Kernel:
+    def apply(body: Tensor, classes: Tensor) -> Tensor:
+        return reduce(body.expand(torch.broadcast_shapes(body.shape, classes.shape)))
+
+    return apply
+
+
+KERNELS |= {
+    "reduce_max": _reduction(lambda v: v.gather(-1, v.argmax(-1, keepdim=True)).squeeze(-1)),
+    "reduce_min": _reduction(lambda v: v.gather(-1, v.argmin(-1, keepdim=True)).squeeze(-1)),
+    "reduce_sum": _reduction(lambda v: v.sum(-1)),
+    "reduce_mean": _reduction(lambda v: v.mean(-1)),
+    "reduce_logsumexp": _reduction(lambda v: torch.logsumexp(v, dim=-1)),
+    "reduce_sort": _reduction(lambda v: v.sort(dim=-1, descending=True).values),
+}
+
+
+def _class_of(pick: Callable[[Tensor], Tensor]) -> Kernel:
+    def apply(body: Tensor, classes: Tensor) -> Tensor:
+        shape = torch.broadcast_shapes(body.shape, classes.shape)
+        best = pick(body.detach().expand(shape))
+        return classes.expand(shape).gather(-1, best.unsqueeze(-1)).squeeze(-1)
+
+    return apply
+
+
+KERNELS["reduce_argmax"] = _class_of(lambda v: v.argmax(-1))
+KERNELS["reduce_argmin"] = _class_of(lambda v: v.argmin(-1))
+
+
+@kernel("reduce_softmax")
+def softmax_over_classes(body: Tensor, classes: Tensor, count: int) -> Tensor:
+    """Weights over the classes of the domain, 0 elsewhere, [..., K]."""
+    shape = torch.broadcast_shapes(body.shape, classes.shape)
+    weights = torch.softmax(body.expand(shape), dim=-1)
+    return weights.new_zeros(*shape[:-1], count).scatter(-1, classes.expand(shape), weights)
+
+
+@kernel("nth")
+def nth_largest(v: Tensor, n: int) -> Tensor:
+    return v[..., n - 1]
+
+
+@kernel("select")
+def select(family: Tensor, classes: Tensor, chosen: Tensor) -> Tensor:
+    """The member of a family [B, n, *input] whose class [B, n] is the chosen one [B, *axes]: [B, *axes, *input]."""
+    batch, extra = family.shape[0], chosen.shape[1:]
+    match = classes.reshape(batch, *([1] * len(extra)), -1) == chosen.unsqueeze(-1)
+    place = match.to(torch.uint8).argmax(-1).reshape(batch, -1)
+    rows = torch.arange(batch, device=family.device).unsqueeze(-1)
+    return family[rows, place].reshape(batch, *extra, *family.shape[2:])
+
+
+def _runner_up(z: Tensor, y: Tensor) -> Tensor:
+    """max_{j != y} z_j."""
+    others = z.scatter(-1, y.unsqueeze(-1), -math.inf)
+    return z.gather(-1, others.argmax(-1, keepdim=True)).squeeze(-1)
+
+
+def _paired(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    shape = torch.broadcast_shapes(z.shape[:-1], y.shape)
+    return z.expand(*shape, z.shape[-1]), y.expand(shape)
+
+
+@kernel("hinge")
+def hinge(z: Tensor, y: Tensor) -> Tensor:
+    z, y = _paired(z, y)
+    return torch.relu(1 + _runner_up(z, y) - entry(z, y))
+
+
+@kernel("error")
+def zero_one_error(z: Tensor, y: Tensor) -> Tensor:
+    z, y = _paired(z.detach(), y)
+    return (_runner_up(z, y) >= entry(z, y)).to(z.dtype)
+
+
+@kernel("misclassified")
+def misclassified(z: Tensor, y: Tensor) -> Tensor:
+    return (z.argmax(-1) != y).to(z.dtype)
+
+
+@kernel("DLR")
+def difference_of_logits_ratio(z: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    z, y = _paired(z, y)
+    ordered = z.sort(dim=-1, descending=True).values
+    if target is None:
+        return (_runner_up(z, y) - entry(z, y)) / (ordered[..., 0] - ordered[..., 2] + 1e-12)
+    z, t = _paired(z, target)
+    return (entry(z, t) - entry(z, y)) / (ordered[..., 0] - (ordered[..., 2] + ordered[..., 3]) / 2 + 1e-12)
