@@ -111,11 +111,11 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     "cond": (
         "{real} > {real} + 0.0137", "0.137 < {real} <= 1.893", "({cond} and {cond})", "({cond} or {cond})", "(not {cond})",
-        "{class} == {class}", "error({logits}, {class}) > 0.5", "{class} != {index}", "norm({input}, 2) >= 0.513",
+        "{class} == {class}", "error(f({input}), {class}) > 0.5", "{class} != {index}", "norm({input}, 2) >= 0.513",
     ),
     "class": (
-        "{classname}", "argmax({head}: {inner_real} + f({point})[{bound}])", "argmin({head}: {inner_logits}[{bound}])",
-        "stop(argmax({head}: f({point})[{bound}]))",
+        "{classname}", "argmax({head}: tanh({inner_real}) + 1.7 * f({point})[{bound}])",
+        "argmin({head}: tanh({inner_logits}[{bound}]) - 1.7 * f({point})[{bound}])", "stop(argmax({head}: f({point})[{bound}]))",
     ),
     "weight": LEAVES["weight"],
 }  # fmt: skip
