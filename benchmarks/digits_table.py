@@ -8,13 +8,15 @@ Runs that are there already are kept, so that the command can be interrupted and
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
 
 from lossdsl.assets import recipe_paths
+from lossdsl.cli import main as command_line
 from lossdsl.front import load
 
 MARK = ("<!-- table -->\n", "<!-- end -->")
@@ -31,7 +33,11 @@ def settings(recipe: str, eps: float) -> list[str]:
 
 
 def lossdsl(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "lossdsl", *arguments], check=True, stdout=subprocess.DEVNULL)
+    """The command line in this process, so that torch is imported once."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = command_line(list(arguments))
+    if code:
+        sys.exit(code)
 
 
 def one(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
@@ -66,7 +72,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=list(recipe_paths()))
     parser.add_argument("--model", default="smallcnn")
     parser.add_argument("--by", default="adam(lr = 2e-3)")
-    parser.add_argument("--train", default="epochs = 40, batch = 64, schedule = cosine, warmup = 0, augment = none")
+    parser.add_argument("--train", default="epochs = 20, batch = 64, schedule = cosine, warmup = 0, augment = none")
     parser.add_argument("--page", type=Path, help="a page whose table is replaced, such as docs/results.md")
     args = parser.parse_args()
     rows = []

@@ -240,7 +240,10 @@ def main() -> None:
     parser.add_argument("--json", help="also write the numbers to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.device}, {options.threads} threads, {options.rounds} rounds, {options.clock} time, {platform.machine()}", flush=True)
+    print(
+        f"torch {torch.__version__}, {options.device}, {options.threads} threads, {options.rounds} rounds, {options.clock} time, {platform.machine()}",
+        flush=True,
+    )
     found = []
     for case in options.cases:
         for recipe in options.recipes:
