@@ -30,6 +30,7 @@ from torch.nn import functional
 
 import lossdsl
 from lossdsl.front import Recipe
+from lossdsl.plan.ir import Solve
 from lossdsl.run.models import ModelInput, build_model
 
 Run = Callable[[], None]
@@ -97,6 +98,22 @@ CASES = {
 # --- the variants ---
 
 
+def attack_passes(solve: Solve, model: nn.Module, x: Tensor, gradient: Tensor) -> None:
+    """The passes of one lower level."""
+    model.train(solve.level.mode != "eval")
+    inner = [i.gradient == "input" for i in solve.body if i.op == "forward"]
+    constant = solve.before.forwards() + solve.start.forwards() * solve.runs + len(inner) * solve.evaluations
+    with torch.no_grad():
+        for _ in range(constant):
+            model(x)
+    for wanted in inner * solve.updates:
+        point = x.detach().requires_grad_(wanted)
+        with torch.set_grad_enabled(wanted):
+            logits = model(point)
+        if wanted:
+            torch.autograd.grad(logits, point, gradient)
+
+
 def bare(recipe: Recipe, model: nn.Module, x: Tensor) -> Run:
     """The passes of the plan, and nothing else. For recipes without families."""
     plan = recipe.plan
@@ -105,28 +122,11 @@ def bare(recipe: Recipe, model: nn.Module, x: Tensor) -> Run:
     upper = [i for i in plan.upper.code if i.op == "forward"]
     parameters = list(model.parameters())
 
-    def attack() -> None:
-        for s in plan.solves:
-            model.train(s.level.mode != "eval")
-            with torch.no_grad():
-                for _ in range(s.before.forwards() + s.start.forwards() * s.runs):
-                    model(x)
-            inner = [i for i in s.body if i.op == "forward"]
-            for _ in range(s.updates):
-                for i in inner:
-                    point = x.detach().requires_grad_(i.gradient == "input")
-                    with torch.set_grad_enabled(i.gradient == "input"):
-                        logits = model(point)
-                    if i.gradient == "input":
-                        torch.autograd.grad(logits, point, gradient)
-            with torch.no_grad():
-                for _ in range(s.evaluations * len(inner)):
-                    model(x)
-
     def run() -> None:
         for p in parameters:
             p.requires_grad_(False)
-        attack()
+        for solve in plan.solves:
+            attack_passes(solve, model, x, gradient)
         for p in parameters:
             p.requires_grad_(True)
         logits = []
@@ -174,7 +174,8 @@ def published_trades(recipe: Recipe, model: nn.Module, x: Tensor, y: Tensor) -> 
 
 
 CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
-"""cpu: the time of this process, all threads together, which hardly sees what else runs on the machine. wall: for several threads and GPUs."""
+"""cpu: the time of this process, all threads together, which hardly sees what else runs on the machine.
+wall: for several threads and GPUs."""
 
 
 def timed(run: Run, model: nn.Module, device: str, clock: Callable[[], float]) -> float:
@@ -240,10 +241,8 @@ def main() -> None:
     parser.add_argument("--json", help="also write the numbers to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(
-        f"torch {torch.__version__}, {options.device}, {options.threads} threads, {options.rounds} rounds, {options.clock} time, {platform.machine()}",
-        flush=True,
-    )
+    where = f"{options.device}, {options.threads} threads, {platform.machine()}"
+    print(f"torch {torch.__version__}, {where}, {options.rounds} rounds, {options.clock} time", flush=True)
     found = []
     for case in options.cases:
         for recipe in options.recipes:

@@ -1,4 +1,4 @@
-"""The words of a command line: a parser that guesses what was meant, and the values of --set."""
+"""The words of a command line: a parser that guesses what was meant, the values of --set, and the recipe they choose."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lossdsl.diagnostics import UserError, suggest
+from lossdsl.front import Recipe, load, parse_recipe
 from lossdsl.source import Source
 
+OK, FINDINGS, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
@@ -73,3 +75,21 @@ def standard_input() -> Source:
         return Source(sys.stdin.buffer.read().decode("utf-8"), "<stdin>")
     except UnicodeDecodeError as error:
         raise UserError(f"the text is not UTF-8 (byte {error.start})", where="<stdin>", fix="send it as UTF-8") from None
+
+
+def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
+    """The recipe of a command, with its --set, --by and --train."""
+    recipe = parse_recipe(standard_input().text, "<stdin>") if arguments.recipe == "-" else load(arguments.recipe)
+    recipe = recipe.with_params(**parse_settings(arguments.set))
+    return recipe.with_clauses(by=arguments.by, train=arguments.train) if arguments.by or arguments.train else recipe
+
+
+def add_set(parser: Parser) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another value for a param: --set eps=8/255")
+
+
+def add_recipe(parser: Parser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="the name of a shipped recipe or attack, a .loss file, or - for standard input")
+    add_set(parser)
+    parser.add_argument("--by", metavar="OPTIMIZER", help="another optimizer of the upper level: --by 'adam(lr = 1e-3)'")
+    parser.add_argument("--train", metavar="OPTIONS", help="other options of train: --train 'epochs = 30, schedule = cosine'")

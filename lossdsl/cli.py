@@ -13,21 +13,28 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO
 
-from lossdsl import __version__
-from lossdsl.arguments import Parser, parse_settings, standard_input, whole_number
+from lossdsl import __version__, run_commands
+from lossdsl.arguments import (
+    BROKEN_PIPE,
+    FINDINGS,
+    INTERRUPTED,
+    OK,
+    USAGE,
+    Parser,
+    add_recipe,
+    add_set,
+    chosen_recipe,
+    parse_settings,
+    standard_input,
+)
 from lossdsl.assets import attack_paths, recipe_paths
 from lossdsl.diagnostics import Diagnostic, LossdslError, RecipeError, UserError, did_you_mean
-from lossdsl.front import CheckedFile, Recipe, check_source, load, parse_recipe, read_source
+from lossdsl.front import CheckedFile, check_source, load, read_source
 from lossdsl.render import render_json, render_summary, render_text
 from lossdsl.source import Source
 from lossdsl.syntax import tree as t
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-OK, FINDINGS, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
 
 @dataclass(frozen=True)
@@ -40,13 +47,6 @@ class Command:
 
 
 # --- input ----------------------------------------------------------------------------------------------------
-
-
-def _recipe(arguments: argparse.Namespace) -> Recipe:
-    """The recipe of a command, with its --set, --by and --train."""
-    recipe = parse_recipe(standard_input().text, "<stdin>") if arguments.recipe == "-" else load(arguments.recipe)
-    recipe = recipe.with_params(**parse_settings(arguments.set))
-    return recipe.with_clauses(by=arguments.by, train=arguments.train) if arguments.by or arguments.train else recipe
 
 
 def _source(name: str) -> Source:
@@ -73,19 +73,13 @@ def _print_findings(source: Source, diagnostics: Sequence[Diagnostic], stream: I
         print(render_text(source, diagnostic, color=_colored(stream)), file=stream, end="\n\n")
 
 
-def _print_rich(content: RenderableType) -> None:
-    from rich.console import Console
-
-    Console().print(content)
-
-
 # --- check, fmt -----------------------------------------------------------------------------------------------------
 
 
 def _check_arguments(parser: Parser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="a .loss file, the name of a shipped recipe, or - for standard input")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="json is for editors")
-    _add_set(parser)
+    add_set(parser)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -179,26 +173,15 @@ def _rewrite(path: Path, text: str) -> None:
 # --- plan, explain, list ---------------------------------------------------------------------------------------------
 
 
-def _add_set(parser: Parser) -> None:
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another value for a param: --set eps=8/255")
-
-
-def _recipe_arguments(parser: Parser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="the name of a shipped recipe or attack, a .loss file, or - for standard input")
-    _add_set(parser)
-    parser.add_argument("--by", metavar="OPTIMIZER", help="another optimizer of the upper level: --by 'adam(lr = 1e-3)'")
-    parser.add_argument("--train", metavar="OPTIONS", help="other options of train: --train 'epochs = 30, schedule = cosine'")
-
-
 def _plan(arguments: argparse.Namespace) -> int:
-    print(str(_recipe(arguments).plan).rstrip("\n"))
+    print(str(chosen_recipe(arguments).plan).rstrip("\n"))
     return OK
 
 
 def _explain(arguments: argparse.Namespace) -> int:
     from lossdsl.explain import explain
 
-    print(explain(_recipe(arguments)))
+    print(explain(chosen_recipe(arguments)))
     return OK
 
 
@@ -221,130 +204,17 @@ def _list(arguments: argparse.Namespace) -> int:
     return OK
 
 
-# --- train, evaluate, plot -------------------------------------------------------------------------------------------
-
-
-def _add_data(parser: Parser) -> None:
-    parser.add_argument("--data-root", type=Path, help="directory of the data set's files, where downloads go too (data)")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode image files (0)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of every random number (0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
-
-
-def _train_arguments(parser: Parser) -> None:
-    _recipe_arguments(parser)
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="directory of the run: manifest, metrics, checkpoints, result"
-    )
-    parser.add_argument("--data", default="digits", help="digits, mnist, cifar10, ... or imagefolder:PATH (digits)")
-    parser.add_argument("--image-size", type=whole_number, metavar="N", help="resize and crop images of a folder to N pixels")
-    parser.add_argument("--model", default="smallcnn", help="a model of the table, or module:factory (smallcnn)")
-    parser.add_argument("--epochs", type=whole_number, metavar="N", help="instead of the recipe's")
-    parser.add_argument("--batch", type=whole_number, metavar="N", help="instead of the recipe's")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
-    parser.add_argument("--deterministic", action="store_true", help="only deterministic kernels on a GPU, which may be slower")
-    parser.add_argument("--checkpoint-every", type=whole_number, metavar="N", help="save every N batches as well")
-    parser.add_argument("--validation-attack", default="pgd10", metavar="SUITE", help="chooses the best checkpoint (pgd10)")
-    parser.add_argument("--test-attack", default="pgd20", metavar="SUITE", help="measures the finished run (pgd20)")
-    _add_data(parser)
-
-
-def _train(arguments: argparse.Namespace) -> int:
-    recipe = _recipe(arguments)
-    if recipe.train is None or recipe.optimizer is None:
-        what = "an attack suite" if recipe.kind == "attack" else "without a train statement"
-        raise UserError(
-            f"{recipe.name} is {what} and cannot be trained",
-            where=arguments.recipe,
-            fix="name a recipe, or add: train epochs = 100, batch = 128",
-        )
-    changes = {name: value for name in ("epochs", "batch") if (value := getattr(arguments, name)) is not None}
-    recipe = recipe.with_train(**changes) if changes else recipe
-    from lossdsl.engine.api import attack_compiler, step_compiler
-    from lossdsl.run.data import DataRequest
-    from lossdsl.run.report import train_report
-    from lossdsl.run.train import AttackChoice, TrainRequest, train
-
-    trainable: Any = recipe  # train and optimizer are there, which its type does not say
-    request = TrainRequest(
-        recipe=trainable, compile_step=step_compiler(recipe), compile_attack=attack_compiler, out=arguments.out,
-        data=DataRequest(arguments.data, arguments.data_root or Path("data"), arguments.image_size, arguments.workers),
-        model=arguments.model, seed=arguments.seed, device=arguments.device, resume=arguments.resume, deterministic=arguments.deterministic,
-        checkpoint_every=arguments.checkpoint_every, validation_attack=AttackChoice(arguments.validation_attack),
-        test_attack=AttackChoice(arguments.test_attack), command=arguments.command_line, console=_console(arguments),
-    )  # fmt: skip
-    result = train(request)
-    if result.status == "interrupted":
-        return INTERRUPTED
-    _print_rich(train_report(result))
-    return OK
-
-
-def _console(arguments: argparse.Namespace) -> Any:
-    from rich.console import Console
-
-    return None if arguments.quiet else Console(stderr=True)
-
-
-def _evaluate_arguments(parser: Parser) -> None:
-    parser.add_argument("run", type=Path, metavar="DIR", help="directory that lossdsl train has written")
-    parser.add_argument("--attack", default="pgd20", metavar="SUITE", help="the name or file of an attack suite (pgd20)")
-    _add_set(parser)
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which checkpoint (best)")
-    parser.add_argument("--split", choices=("test", "validation"), default="test", help="which examples (test)")
-    parser.add_argument("--batch", type=whole_number, default=512, metavar="N", help="examples at a time (512)")
-    parser.add_argument("--limit", type=whole_number, metavar="N", help="the first N examples only")
-    parser.add_argument("--json", metavar="FILE", help="write the result there as JSON too (- for standard output, in place of the table)")
-    _add_data(parser)
-
-
-def _evaluate(arguments: argparse.Namespace) -> int:
-    settings = parse_settings(arguments.set)
-    from lossdsl.engine.api import attack_compiler
-    from lossdsl.run.evaluate import EvaluateRequest, evaluate
-    from lossdsl.run.files import write_json
-    from lossdsl.run.report import evaluate_report
-
-    request = EvaluateRequest(
-        run=arguments.run, compile_attack=attack_compiler, attack=arguments.attack, overrides=settings or None, which=arguments.checkpoint,
-        split=arguments.split, seed=arguments.seed, device=arguments.device, batch=arguments.batch, limit=arguments.limit,
-        data_root=arguments.data_root, workers=arguments.workers, console=_console(arguments),
-    )  # fmt: skip
-    result = evaluate(request)
-    if arguments.json == "-":
-        print(json.dumps(result.to_json(), indent=2))
-        return OK
-    if arguments.json:
-        write_json(Path(arguments.json), result.to_json())
-    _print_rich(evaluate_report(result))
-    return OK
-
-
-def _plot_arguments(parser: Parser) -> None:
-    parser.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="directories that lossdsl train has written")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="written as .png and .svg")
-
-
-def _plot(arguments: argparse.Namespace) -> int:
-    from lossdsl.run.plots import plot_runs
-
-    for path in plot_runs(arguments.runs, arguments.out):
-        print(path)
-    return OK
-
-
 # --- the door --------------------------------------------------------------------------------------------------------
 
 COMMANDS: dict[str, Command] = {
     "check": Command("find every mistake in recipe files", _check_arguments, _check),
     "fmt": Command("rewrite recipe files in canonical layout", _fmt_arguments, _fmt),
-    "plan": Command("print every computation of a training step and its cost", _recipe_arguments, _plan),
-    "explain": Command("print a recipe with every default spelled out", _recipe_arguments, _explain),
+    "plan": Command("print every computation of a training step and its cost", add_recipe, _plan),
+    "explain": Command("print a recipe with every default spelled out", add_recipe, _explain),
     "list": Command("list the shipped recipes", _list_arguments, _list),
-    "train": Command("train a model by a recipe", _train_arguments, _train),
-    "evaluate": Command("measure a trained model under an attack suite", _evaluate_arguments, _evaluate),
-    "plot": Command("draw the accuracy of runs over their epochs", _plot_arguments, _plot),
+    "train": Command("train a model by a recipe", run_commands.train_arguments, run_commands.run_train),
+    "evaluate": Command("measure a trained model under an attack suite", run_commands.evaluate_arguments, run_commands.run_evaluate),
+    "plot": Command("draw the accuracy of runs over their epochs", run_commands.plot_arguments, run_commands.run_plot),
 }
 
 

@@ -55,7 +55,8 @@ TABLE: dict[str, tuple[str, ...]] = {
     "lossdsl.run": ("lossdsl.source", "lossdsl.diagnostics", "lossdsl.lang", "lossdsl.engine", "lossdsl.front", "lossdsl.solve"),
     "lossdsl.laws": ("lossdsl",),
     # --- the doors ---
-    "lossdsl.arguments": ("lossdsl.source", "lossdsl.diagnostics"),
+    "lossdsl.arguments": ("lossdsl.source", "lossdsl.diagnostics", "lossdsl.front"),
+    "lossdsl.run_commands": ("lossdsl",),
     "lossdsl.cli": ("lossdsl",),
     "lossdsl.__main__": ("lossdsl.cli",),
     "lossdsl": (),
@@ -78,6 +79,7 @@ WITHOUT_TORCH = (
     "lossdsl.front",
     "lossdsl.explain",
     "lossdsl.arguments",
+    "lossdsl.run_commands",
     "lossdsl.cli",
     "lossdsl.__main__",
     "lossdsl",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from lossdsl.check import build
@@ -44,7 +45,8 @@ def infer_draw(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
             "E016", "the lower end of uniform lies above the upper end", e.span, "write the lower end first: uniform(0, 1)"
         )
     kind = Kind.REAL if name == "uniform" else Kind.INPUT
-    return Typed("draw", tuple(numbers), kind, e.span, (name,), depends=build.depends(*numbers) | {"random"})
+    low, high = (-1.0, 1.0) if name == "rademacher" else (numbers[0].low, numbers[1].high) if name == "uniform" else (-inf, inf)
+    return Typed("draw", tuple(numbers), kind, e.span, (name,), depends=build.depends(*numbers) | {"random"}, low=low, high=high)
 
 
 def infer_set(self: Inference, e: t.Expr, scope: Scope, at: Context) -> tuple[str, Typed, Typed] | None:

@@ -29,6 +29,9 @@ def check_level(self: Checker, node: t.Level) -> tuple[TypedLevel | None, int | 
         self.scope = self.scope.declare(node.var, Later(f"levels over {SETS[set_name].over}"))
         return None, None, None
     domain = binders.infer_domain(self.inference, node.index, self.scope, self.at) if node.index else None
+    if node.index is not None and domain is not None and domain.expr is not None and "theta" in domain.expr.depends:
+        help = "write [j != y]; the model is in one mode here and in another in the upper level"
+        self.report.error("E025", f"the classes of {node.var} depend on the model", node.index.span, help)
     axis = Axis(0, domain) if domain else None
     parts = draws.infer_set(self.inference, node.set, self.scope, self.at)
     solver = check_solver(self, node)

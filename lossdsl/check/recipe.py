@@ -166,7 +166,7 @@ class Checker:
                 self.declare(name, Value(Typed("?", (), Kind.CONST, node.span), node.span, "sample"), node.span, "sample")
                 continue
             self.samples.append(TypedSample(name, draw, over[0], node.span))
-            value = Typed("sample", (), over[1], node.span, (name,), depends=draw.depends)
+            value = Typed("sample", (), over[1], node.span, (name,), depends=draw.depends, low=draw.low, high=draw.high)
             self.declare(name, Value(value, node.span, "sample"), node.span, "sample")
 
     def _level(self, node: t.Level) -> None:

@@ -74,8 +74,8 @@ def _runner_up(z: Tensor, y: int) -> Tensor:
 def _dlr(z: Tensor, y: int, target: int | None = None) -> Tensor:
     ordered = _descending(z)
     if target is None:
-        return -(z[y] - _runner_up(z, y)) / (ordered[0] - ordered[2])
-    return -(z[y] - z[target]) / (ordered[0] - (ordered[2] + ordered[3]) / 2)
+        return -(z[y] - _runner_up(z, y)) / (ordered[0] - ordered[2] + 1e-12)
+    return -(z[y] - z[target]) / (ordered[0] - (ordered[2] + ordered[3]) / 2 + 1e-12)
 
 
 def _norm(v: Tensor, order: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Names:
 
     def inside(self, var: str, relation: str) -> Names:
         """Within a binder; what it shadows is gone, and batch means are not allowed."""
-        kept = {k: tuple(t for t in getattr(self, k) if t != var) for k in ("classes", "members", "numbers", "whole", "vectors")}
+        kept: dict[str, Any] = {k: tuple(t for t in getattr(self, k) if t != var) for k in ("classes", "members", "numbers", "whole", "vectors")}
         inner = replace(self, **kept, batch=False)
         if relation.startswith(" in"):
             return replace(inner, numbers=(*inner.numbers, var), whole=(*inner.whole, var))
@@ -46,7 +46,8 @@ class Names:
 
     def plus(self, **more: str) -> Names:
         """With another text of a kind: plus(points="w'")."""
-        return replace(self, **{k: (*getattr(self, k), text) for k, text in more.items()})
+        longer: dict[str, Any] = {k: (*getattr(self, k), text) for k, text in more.items()}
+        return replace(self, **longer)
 
 
 LEAVES: dict[str, tuple[str, ...]] = {

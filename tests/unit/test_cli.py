@@ -380,7 +380,7 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(name: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lossdsl.cli.load", stop)
+    monkeypatch.setattr("lossdsl.arguments.load", stop)
     assert main(["plan", "trades"]) == 130
 
 

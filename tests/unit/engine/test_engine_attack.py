@@ -48,7 +48,8 @@ def test_a_suite_runs_in_eval_mode_and_leaves_the_model_alone() -> None:
 
 
 SHARED = pytest.mark.xfail(
-    strict=True, reason="later runs share what the first one computes before its updates, and each run begins with no values: the center is lost"
+    strict=True,
+    reason="later runs share what the first one computes before its updates, and each run begins with no values: the center is lost",
 )
 
 
@@ -72,7 +73,9 @@ def test_a_run_on_its_own_is_the_run_in_the_suite() -> None:
     suite = attack()
     alone = suite.run(x, y, generator=seeded(), only="c")
     assert set(alone) == {"c"}
-    single = lossdsl.compile(lossdsl.parse("attack one\n" + TWO.splitlines()[1] + "\n" + TWO.splitlines()[4] + "\ncount worst"), mlp(), num_classes=4)
+    single = lossdsl.compile(
+        lossdsl.parse("attack one\n" + TWO.splitlines()[1] + "\n" + TWO.splitlines()[4] + "\ncount worst"), mlp(), num_classes=4
+    )
     torch.testing.assert_close(alone["c"][0], single.run(x, y)["c"][0])
 
 

@@ -135,7 +135,9 @@ ACROSS = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="the gate of a branch closes for examples left out, although a batch mean inside the branch is over all of them")
+@pytest.mark.xfail(
+    strict=True, reason="the gate of a branch closes for examples left out, although a batch mean inside the branch is over all of them"
+)
 @pytest.mark.parametrize("name", ACROSS)
 def test_a_batch_mean_inside_a_branch_has_the_gradient_of_every_example(name: str) -> None:
     model, (x, y) = mlp(), data(12)

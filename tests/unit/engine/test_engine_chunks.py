@@ -26,7 +26,9 @@ LEVELS = {
 
 
 def solutions(level: str, chunk: int) -> dict[str, Tensor]:
-    step = step_of(f"sample e ~ normal(0.01)\nsample t ~ uniform(0, 1) over batch\n{level}\nupper minimize CE(f(x), y) {BY}", mlp(), chunk=chunk)
+    step = step_of(
+        f"sample e ~ normal(0.01)\nsample t ~ uniform(0, 1) over batch\n{level}\nupper minimize CE(f(x), y) {BY}", mlp(), chunk=chunk
+    )
     return step.solve(*data(11), generator=seeded())
 
 
@@ -70,14 +72,20 @@ def test_levels_in_train_mode_are_never_split(mode: str) -> None:
     model = Flat(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 4)).double()
     sizes: list[int] = []
     model.register_forward_hook(lambda _m, inputs, _o: sizes.append(len(inputs[0])))
-    step_of(f"lower x' in linf(x, 0.1) maximize CE(f(x'), y) by pgd(steps = 2, step = 0.05, start = x) with f in {mode}\nupper minimize CE(f(x), y) {BY}", model, chunk=3).solve(*data(11))
+    step_of(
+        f"lower x' in linf(x, 0.1) maximize CE(f(x'), y) by pgd(steps = 2, step = 0.05, start = x) with f in {mode}\nupper minimize CE(f(x), y) {BY}",
+        model,
+        chunk=3,
+    ).solve(*data(11))
     assert sizes == [11, 11]
 
 
 def test_an_attack_in_chunks_compares_restarts_per_example() -> None:
     text = "attack a\nrun r : x' in linf(x, 0.1) maximize CE(f(x'), y) by pgd(steps = 2, step = 0.05, start = uniform, restarts = 4)\ncount worst"
     x, y = data(11)
-    whole, parts = (lossdsl.compile(lossdsl.parse(text), mlp(), num_classes=4, chunk=chunk).run(x, y, generator=seeded())["r"] for chunk in (10**9, 3))
+    whole, parts = (
+        lossdsl.compile(lossdsl.parse(text), mlp(), num_classes=4, chunk=chunk).run(x, y, generator=seeded())["r"] for chunk in (10**9, 3)
+    )
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
     expected = torch.nn.functional.cross_entropy(mlp()(whole[0]), y, reduction="none")
@@ -85,7 +93,9 @@ def test_an_attack_in_chunks_compares_restarts_per_example() -> None:
 
 
 def test_a_family_may_start_from_a_draw_over_the_batch() -> None:
-    found = solutions("lower x'[j != y] in linf(x, 0.3) maximize f(x'[j])[j] by pgd(steps = 1, step = 0.05, start = (1 - 0.1 * t) * x)", 10**9)
+    found = solutions(
+        "lower x'[j != y] in linf(x, 0.3) maximize f(x'[j])[j] by pgd(steps = 1, step = 0.05, start = (1 - 0.1 * t) * x)", 10**9
+    )
     assert found["x'"].shape == (11, 3, 5)
 
 

@@ -184,7 +184,14 @@ def test_compile_refuses_an_empty_chunk_and_an_unknown_recipe() -> None:
 
 @pytest.mark.parametrize(
     ("expression", "needed"),
-    [("DLR(f(x), y)", 3), ("f(x)[7]", 8), ("p(x)[2]", 3), ("sort(j: f(x)[j])[4]", 4), ("log(1 - p(x)[3])", 4), ("DLR(f(x), y, argmax(j != y: f(x)[j]))", 4)],
+    [
+        ("DLR(f(x), y)", 3),
+        ("f(x)[7]", 8),
+        ("p(x)[2]", 3),
+        ("sort(j: f(x)[j])[4]", 4),
+        ("log(1 - p(x)[3])", 4),
+        ("DLR(f(x), y, argmax(j != y: f(x)[j]))", 4),
+    ],
 )
 def test_operations_that_need_more_classes_are_found_at_once(expression: str, needed: int) -> None:
     text = f"CE(f(x), y) + {expression}"

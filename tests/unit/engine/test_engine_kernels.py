@@ -97,8 +97,8 @@ KINKY: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
         lambda z, w: KERNELS["clip"](z, torch.tensor(-0.5, dtype=torch.float64), w),
         lambda z, w: torch.minimum(torch.where(z > -0.5, z, -0.5), w),
     ),
-    "max": (lambda z, w: KERNELS["max"](z, w), lambda z, w: (z + w + (z - w).abs()) / 2),
-    "min": (lambda z, w: KERNELS["min"](z, w), lambda z, w: (z + w - (z - w).abs()) / 2),
+    "max": (KERNELS["max"], lambda z, w: (z + w + (z - w).abs()) / 2),
+    "min": (KERNELS["min"], lambda z, w: (z + w - (z - w).abs()) / 2),
     "if": (lambda z, w: KERNELS["if"](COMPARISONS["gt"](z, w, z), z, 2 * w), lambda z, w: torch.where(z > w, z, 2 * w)),
     "gate": (lambda z, w: KERNELS["gate"](z, torch.ones_like(w)) * w, lambda z, w: z * w),
     "batch_mean": (lambda z, w: KERNELS["batch_mean"](z[:, 0] * w[:, 0]), lambda z, w: (z * w)[:, 0].sum() / N),
@@ -170,8 +170,6 @@ def test_large_float32_logits_give_finite_and_right_values_and_gradients(name: s
 def test_the_logarithm_of_the_rest_is_right_where_one_minus_p_would_be_zero() -> None:
     z = torch.tensor([[60.0, 0.0, 0.0]])
     assert float(KERNELS["log_not_at"](logs(z), torch.tensor([0]))) == pytest.approx(math.log(2) - 60, rel=1e-6)
-
-
 
 
 @pytest.mark.parametrize("name", ["KL", "SE", "TV", "JS"])
@@ -269,7 +267,9 @@ def test_the_root_of_a_negative_number_is_nan() -> None:
     assert KERNELS["sqrt"](torch.tensor([-1.0, 0.0, 4.0])).isnan().tolist() == [True, False, False]
 
 
-@pytest.mark.parametrize(("name", "expected"), [("lt", [1, 0, 0]), ("le", [1, 1, 0]), ("gt", [0, 0, 1]), ("ge", [0, 1, 1]), ("eq", [0, 1, 0]), ("ne", [1, 0, 1])])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("lt", [1, 0, 0]), ("le", [1, 1, 0]), ("gt", [0, 0, 1]), ("ge", [0, 1, 1]), ("eq", [0, 1, 0]), ("ne", [1, 0, 1])]
+)
 def test_comparisons(name: str, expected: list[int]) -> None:
     a, b = torch.tensor([1.0, 2.0, 3.0], requires_grad=True), torch.tensor([2.0, 2.0, 2.0])
     value = COMPARISONS[name](a, b, a)

@@ -24,7 +24,9 @@ def buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: b.clone() for name, b in model.named_buffers()}
 
 
-@pytest.mark.parametrize(("mode", "expected"), [("", "eval"), ("with f in eval", "eval"), ("with f in train", "train"), ("with f in untracked", "train")])
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("", "eval"), ("with f in eval", "eval"), ("with f in train", "train"), ("with f in untracked", "train")]
+)
 def test_the_mode_of_a_lower_level(mode: str, expected: str) -> None:
     model = moody()
     seen = watched(model)
@@ -108,7 +110,9 @@ def test_untracked_uses_batch_statistics() -> None:
 
 def test_train_mode_counts_every_update() -> None:
     model = batchnorm()
-    step_of(f"lower x' in linf(x, 0.1) maximize CE(f(x'), y) {PGD} with f in train\nupper minimize CE(f(x'), y) + CE(f(x), y) {BY}", model)(*data())
+    step_of(f"lower x' in linf(x, 0.1) maximize CE(f(x'), y) {PGD} with f in train\nupper minimize CE(f(x'), y) + CE(f(x), y) {BY}", model)(
+        *data()
+    )
     assert int(model.layers[1].num_batches_tracked) == 3 + 2
 
 

@@ -38,7 +38,9 @@ def network(shape: tuple[int, ...], seed: int) -> nn.Module:
 def close(found: Tensor, expected: Tensor, what: str) -> None:
     """To 1e-9 of the size of the numbers."""
     scale = max(1.0, float(expected.detach().abs().max()) if expected.numel() else 1.0)
-    torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-9, atol=1e-9 * scale, check_dtype=False, msg=lambda m: f"{what}: {m}")
+    torch.testing.assert_close(
+        found.detach(), expected.detach(), rtol=1e-9, atol=1e-9 * scale, check_dtype=False, msg=lambda m: f"{what}: {m}"
+    )
 
 
 def agree(text: str, shape: tuple[int, ...], seed: int) -> None:

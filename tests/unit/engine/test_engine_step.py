@@ -72,7 +72,17 @@ def test_a_loss_behaves_like_a_tensor() -> None:
     model, (x, y) = mlp(), data()
     step = upper("CE(f(x), y)", model)
     loss = step(x, y)
-    for result in (loss / 2, loss * torch.tensor(3.0), -loss, loss + 1, loss.detach(), torch.stack([loss, loss]), loss.sum(), loss.clone(), loss.float()):
+    for result in (
+        loss / 2,
+        loss * torch.tensor(3.0),
+        -loss,
+        loss + 1,
+        loss.detach(),
+        torch.stack([loss, loss]),
+        loss.sum(),
+        loss.clone(),
+        loss.float(),
+    ):
         assert type(result) is Tensor
     assert loss.item() == float(loss.detach()) and bool(loss.isfinite())
     expected = gradients(torch.nn.functional.cross_entropy(model(x), y), model)
@@ -252,7 +262,10 @@ def tensors() -> int:
 def test_repeated_steps_leave_no_tensors_behind() -> None:
     model, (x, y) = moody(), data()
     step = step_of(TRADES, model)
-    family = step_of("lower x'[j != y] in linf(x, 0.1) maximize f(x'[j])[j] by pgd(steps = 2, step = 0.05, start = uniform)\nupper minimize sum(j != y: CE(f(x'[j]), y)) by sgd(lr = 0.1)", model)
+    family = step_of(
+        "lower x'[j != y] in linf(x, 0.1) maximize f(x'[j])[j] by pgd(steps = 2, step = 0.05, start = uniform)\nupper minimize sum(j != y: CE(f(x'[j]), y)) by sgd(lr = 0.1)",
+        model,
+    )
     counts = []
     for _ in range(4):
         for one in (step, family):

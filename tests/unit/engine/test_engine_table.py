@@ -54,7 +54,11 @@ EXPRESSIONS = {f"operation {name}": row.example for name, row in OPERATIONS.item
 
 def scalar(name: str, expression: str) -> str:
     row = OPERATIONS.get(name.removeprefix("operation ")) if name.startswith("operation ") else None
-    kind = "Real" if row is None or row.name == "smooth" else str(row.result or {"unit": "Input", "sign": "Input", "clip": "Input"}.get(row.name, "Real"))
+    kind = (
+        "Real"
+        if row is None or row.name == "smooth"
+        else str(row.result or {"unit": "Input", "sign": "Input", "clip": "Input"}.get(row.name, "Real"))
+    )
     return WRAPPED[kind].format(expression)
 
 

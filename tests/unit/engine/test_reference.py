@@ -444,7 +444,8 @@ def test_beta_by_hand() -> None:
 
 def _same_loss(loss: Tensor, by_hand: Tensor, model: nn.Module) -> None:
     torch.testing.assert_close(loss, by_hand)
-    for a, b in zip(torch.autograd.grad(loss, model.parameters()), torch.autograd.grad(by_hand, model.parameters()), strict=True):
+    weights = list(model.parameters())
+    for a, b in zip(torch.autograd.grad(loss, weights), torch.autograd.grad(by_hand, weights), strict=True):
         torch.testing.assert_close(a, b)
 
 

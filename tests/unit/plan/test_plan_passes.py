@@ -82,7 +82,9 @@ def test_the_cost_of_a_family_is_per_class() -> None:
         f"lower z[j] in linf(x, 0.1) maximize f(z[j])[j] + f(x)[j] {ATTACK}\n"
         "upper minimize CE(f(x), y) + sum(j != y: CE(f(x'[j]), y)) + max(j: f(z[j])[j]) by sgd(lr = 0.1)"
     )
-    assert str(cost(text.plan)) == "cost: 2 + 3*(K - 1) + 3*(K) forward passes, 2*(K - 1) + 2*(K) input-backward passes, 1 full backward pass"
+    assert (
+        str(cost(text.plan)) == "cost: 2 + 3*(K - 1) + 3*(K) forward passes, 2*(K - 1) + 2*(K) input-backward passes, 1 full backward pass"
+    )
 
 
 def test_restarts_and_best_iterates_cost_one_evaluation_each() -> None:
@@ -105,7 +107,9 @@ def test_the_cost_counts_passes_of_a_start() -> None:
 
 @pytest.mark.xfail(strict=True, reason="cost leaves out the passes of samples")
 def test_the_cost_counts_passes_of_a_sample() -> None:
-    text = recipe(f"sample e ~ normal(p(x)[y])\nlower x' in linf(x, 0.1) maximize CE(f(x' + e), y) {ATTACK}\nupper minimize CE(f(x'), y) by sgd(lr = 0.1)")
+    text = recipe(
+        f"sample e ~ normal(p(x)[y])\nlower x' in linf(x, 0.1) maximize CE(f(x' + e), y) {ATTACK}\nupper minimize CE(f(x'), y) by sgd(lr = 0.1)"
+    )
     assert cost(text.plan).forward == 1 + 2 + 1
 
 

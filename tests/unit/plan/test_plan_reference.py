@@ -57,7 +57,9 @@ def compared_levels(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, plan: Plan)
     model, (x, y) = smooth_model(), batch()
     step = lossdsl.compile(with_plan(recipe, plan), model, num_classes=CLASSES)
     reference, solve, seen = Reference(recipe.typed, model, CLASSES), level_module.solve, []
-    known = {k: v for k, v in step.solve(x, y, generator=torch.Generator().manual_seed(5)).items() if k in {s.name for s in recipe.typed.samples}}
+    known = {
+        k: v for k, v in step.solve(x, y, generator=torch.Generator().manual_seed(5)).items() if k in {s.name for s in recipe.typed.samples}
+    }
 
     def compared(problem: Problem, *args: Any, **options: Any) -> Any:
         level = recipe.typed.levels[len(seen)]

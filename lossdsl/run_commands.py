@@ -1,0 +1,134 @@
+"""`lossdsl train`, `evaluate` and `plot`: their arguments, and what they hand to lossdsl.run. Free of torch until one of them runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lossdsl.arguments import INTERRUPTED, OK, Parser, add_recipe, add_set, chosen_recipe, parse_settings, whole_number
+from lossdsl.diagnostics import UserError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def _print_rich(content: RenderableType) -> None:
+    from rich.console import Console
+
+    Console().print(content)
+
+
+def _add_data(parser: Parser) -> None:
+    parser.add_argument("--data-root", type=Path, help="directory of the data set's files, where downloads go too (data)")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode image files (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every random number (0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+
+
+def train_arguments(parser: Parser) -> None:
+    add_recipe(parser)
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="directory of the run: manifest, metrics, checkpoints, result"
+    )
+    parser.add_argument("--data", default="digits", help="digits, mnist, cifar10, ... or imagefolder:PATH (digits)")
+    parser.add_argument("--image-size", type=whole_number, metavar="N", help="resize and crop images of a folder to N pixels")
+    parser.add_argument("--model", default="smallcnn", help="a model of the table, or module:factory (smallcnn)")
+    parser.add_argument("--epochs", type=whole_number, metavar="N", help="instead of the recipe's")
+    parser.add_argument("--batch", type=whole_number, metavar="N", help="instead of the recipe's")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
+    parser.add_argument("--deterministic", action="store_true", help="only deterministic kernels on a GPU, which may be slower")
+    parser.add_argument("--checkpoint-every", type=whole_number, metavar="N", help="save every N batches as well")
+    parser.add_argument("--validation-attack", default="pgd10", metavar="SUITE", help="chooses the best checkpoint (pgd10)")
+    parser.add_argument("--test-attack", default="pgd20", metavar="SUITE", help="measures the finished run (pgd20)")
+    parser.add_argument(
+        "--attack-set", action="append", default=[], metavar="NAME=VALUE", help="another value for a param of both (eps: the recipe's)"
+    )
+    _add_data(parser)
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    recipe = chosen_recipe(arguments)
+    if recipe.train is None or recipe.optimizer is None:
+        what = "an attack suite" if recipe.kind == "attack" else "without a train statement"
+        raise UserError(
+            f"{recipe.name} is {what} and cannot be trained",
+            where=arguments.recipe,
+            fix="name a recipe, or add: train epochs = 100, batch = 128",
+        )
+    changes = {name: value for name in ("epochs", "batch") if (value := getattr(arguments, name)) is not None}
+    recipe = recipe.with_train(**changes) if changes else recipe
+    from lossdsl.engine.api import attack_compiler, step_compiler
+    from lossdsl.run.data import DataRequest
+    from lossdsl.run.report import train_report
+    from lossdsl.run.train import AttackChoice, TrainRequest, train
+
+    attacks = [AttackChoice(name, parse_settings(arguments.attack_set)) for name in (arguments.validation_attack, arguments.test_attack)]
+    trainable: Any = recipe  # train and optimizer are there, which its type does not say
+    request = TrainRequest(
+        recipe=trainable, compile_step=step_compiler(recipe), compile_attack=attack_compiler, out=arguments.out,
+        data=DataRequest(arguments.data, arguments.data_root or Path("data"), arguments.image_size, arguments.workers),
+        model=arguments.model, seed=arguments.seed, device=arguments.device, resume=arguments.resume, deterministic=arguments.deterministic,
+        checkpoint_every=arguments.checkpoint_every, validation_attack=attacks[0], test_attack=attacks[1],
+        command=arguments.command_line, console=_console(arguments),
+    )  # fmt: skip
+    result = train(request)
+    if result.status == "interrupted":
+        return INTERRUPTED
+    _print_rich(train_report(result))
+    return OK
+
+
+def _console(arguments: argparse.Namespace) -> Any:
+    from rich.console import Console
+
+    return None if arguments.quiet else Console(stderr=True)
+
+
+def evaluate_arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=Path, metavar="DIR", help="directory that lossdsl train has written")
+    parser.add_argument("--attack", default="pgd20", metavar="SUITE", help="the name or file of an attack suite (pgd20)")
+    add_set(parser)
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which checkpoint (best)")
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="which examples (test)")
+    parser.add_argument("--batch", type=whole_number, default=512, metavar="N", help="examples at a time (512)")
+    parser.add_argument("--limit", type=whole_number, metavar="N", help="the first N examples only")
+    parser.add_argument("--json", metavar="FILE", help="write the result there as JSON too (- for standard output, in place of the table)")
+    _add_data(parser)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    settings = parse_settings(arguments.set)
+    from lossdsl.engine.api import attack_compiler
+    from lossdsl.run.evaluate import EvaluateRequest, evaluate
+    from lossdsl.run.files import write_json
+    from lossdsl.run.report import evaluate_report
+
+    request = EvaluateRequest(
+        run=arguments.run, compile_attack=attack_compiler, attack=arguments.attack, overrides=settings or None, which=arguments.checkpoint,
+        split=arguments.split, seed=arguments.seed, device=arguments.device, batch=arguments.batch, limit=arguments.limit,
+        data_root=arguments.data_root, workers=arguments.workers, console=_console(arguments),
+    )  # fmt: skip
+    result = evaluate(request)
+    if arguments.json == "-":
+        print(json.dumps(result.to_json(), indent=2))
+        return OK
+    if arguments.json:
+        write_json(Path(arguments.json), result.to_json())
+    _print_rich(evaluate_report(result))
+    return OK
+
+
+def plot_arguments(parser: Parser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="directories that lossdsl train has written")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="written as .png and .svg")
+
+
+def run_plot(arguments: argparse.Namespace) -> int:
+    from lossdsl.run.plots import plot_runs
+
+    for path in plot_runs(arguments.runs, arguments.out):
+        print(path)
+    return OK
