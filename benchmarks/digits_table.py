@@ -46,8 +46,8 @@ def one(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     numbers = out / "table.json"
     if not numbers.is_file():
         lossdsl(
-            "train", recipe, *settings(recipe, args.eps), "--attack-set", f"eps={args.eps}", "--by", args.by, "--train", args.train, "--model", args.model,
-            "--seed", str(seed), "--out", str(out), "--resume", "--quiet",
+            "train", recipe, *settings(recipe, args.eps), "--attack-set", f"eps={args.eps}", "--by", args.by, "--train", args.train,
+            "--model", args.model, "--seed", str(seed), "--out", str(out), "--resume", "--quiet",
         )  # fmt: skip
         found: dict[str, float] = {}
         for attack in ATTACKS:

@@ -137,6 +137,7 @@ def _solver(level: TypedLevel) -> list[str]:
         "raw": f"{show(solver.start)}, not projected",
         "uniform": "uniform on the set",
         "corner": "a random corner of the set",
+        "previous": "the perturbations of the last batch (0 in the first), projected on the set",
     }
     lines = [_row("by", f"{solver.name}: {row.update} ({row.source})"), _row("", f"start = {kinds[solver.start_kind]}")]
     return lines + [_row("", text) for text in _options(solver.options)]

@@ -17,6 +17,7 @@ from lossdsl.syntax import tree as t
 if TYPE_CHECKING:
     from lossdsl.check.recipe import Checker
 
+_START_WORDS = ("uniform", "corner", "previous")
 LATER_SOLVERS = ("prox", "apgd", "fab", "square", "cw", "power")
 LATER_OPTIONS = {"noise": "noise inside the step", "until": "early stopping per example", "probe": "power iteration"}
 
@@ -144,11 +145,12 @@ def _start(self: Checker, starts: list[t.Argument], call: t.Call, node: t.Level,
         self.report.error("E018", f"{name} needs a start", call.span, help)
         return None
     e = starts[-1].value
-    if isinstance(e, t.Name) and e.id in ("uniform", "corner") and self.scope.get(e.id) is None:
-        return Typed("draw", (), Kind.INPUT, e.span, (e.id,), depends=frozenset({"random"})), e.id
-    if isinstance(e, t.Name) and e.id == "previous":
-        self.report.not_yet("starting from the previous batch", e.span)
-        return None
+    if isinstance(e, t.Name) and e.id in _START_WORDS and self.scope.get(e.id) is None:
+        if e.id == "previous" and node.run is not None:
+            self.report.error("E027", "an attack has no previous batch", e.span, "start at x, at a random point, or uniform")
+            return None
+        random = frozenset({"random"} if e.id != "previous" else ())
+        return Typed("draw", (), Kind.INPUT, e.span, (e.id,), depends=random), e.id
     raw = isinstance(e, t.Call) and e.func == t.Name("raw")
     if isinstance(e, t.Call) and raw:
         if len(e.args) != 1:

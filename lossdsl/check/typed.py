@@ -93,7 +93,7 @@ class SolverSpec:
     options: SolverOptions
     start: Typed
     start_kind: str
-    """"expression" (projected on the set), "raw", "uniform" or "corner" (drawn from the set itself)."""
+    """"expression" (projected on the set), "raw", "uniform" or "corner" (drawn from the set itself), "previous" (the last batch's)."""
     span: Span = NOWHERE
 
 

@@ -155,18 +155,27 @@ class Step(_Compiled):
         """Epochs count from 1; params that change by epoch take their value."""
         changed = self.recipe.at_epoch(epoch)
         if changed.params != self._now.params:
+            state = self.state_dict()
             self._plan_for(changed)
+            self.load_state_dict(state)
 
     def after_update(self) -> None:
         """To be called after the optimizer's step; recipes with state act on it."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What lives across batches besides the model: nothing in recipes without state."""
-        return {}
+        """What lives across batches besides the model: the last perturbations of levels that start from them."""
+        return {f"previous.{level.name}": level.previous for level in self._levels if level.previous is not None}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        if state:
-            raise UserError(f"the recipe has no state {', '.join(sorted(state))}", where=self.recipe.name)
+        """Take back what `state_dict` gave. Raises UserError for state that the recipe does not have."""
+        keepers = {f"previous.{level.name}": level for level in self._levels if level.plan.level.solver.start_kind == "previous"}
+        unknown = sorted(set(state) - set(keepers))
+        if unknown:
+            raise UserError(
+                f"the recipe has no state {', '.join(unknown)}", where=self.recipe.name, fix="pass what state_dict() of this recipe gave"
+            )
+        for name, level in keepers.items():
+            level.previous = state.get(name)
 
 
 class Attack(_Compiled):

@@ -30,6 +30,8 @@ class LevelRunner:
         self.sign = 1.0 if plan.level.sense == "maximize" else -1.0
         self.outside = [n for n in sorted({*self.start.needs, *self.body.needs})]
         self.kinds = kinds
+        self.previous: Tensor | None = None
+        """For `start = previous`: the last batch's solution minus its centre, [N, *input]."""
 
     def run(self, frame: Frame, values: Values, rated: bool = False) -> Solution:
         """The solution, its iterates and objective, [B, *input] or for a family [B, n, *input].
@@ -41,6 +43,8 @@ class LevelRunner:
                 self.before.run(frame, values)
             wide, wide_values, copies = self._widened(frame, values)
             solution = self._solve(wide, wide_values)
+            if self.plan.level.solver.start_kind == "previous":
+                self.previous = solution.point - self._set(wide, wide_values).center
             if rated and solution.objective is None:
                 with torch.no_grad():
                     solution = replace(solution, objective=self._objective(wide, wide_values)(solution.point))
@@ -121,10 +125,20 @@ class LevelRunner:
                 return region.sample(frame.generator)
             if solver.start_kind == "corner":
                 return region.corner(frame.generator)
+            if solver.start_kind == "previous":
+                return region.project(region.center + self._last_offset(region.center))
             self.start.run(frame, values)
             start = values[self.start.results[0]]
             start = start.clone() if isinstance(start, Tensor) and start.dim() else torch.zeros_like(frame.x)
             return start if solver.start_kind == "raw" else region.project(start)
+
+    def _last_offset(self, center: Tensor) -> Tensor:
+        """The last batch's perturbations for this one; 0 in the first batch, for rows it did not have, and for another input shape."""
+        offset = torch.zeros_like(center)
+        if self.previous is not None and self.previous.shape[1:] == center.shape[1:]:
+            rows = min(len(offset), len(self.previous))
+            offset[:rows] = self.previous[:rows].to(offset)
+        return offset
 
     def _objective(self, frame: Frame, values: Values) -> Callable[[Tensor], Tensor]:
         """What the solver maximises, per example."""

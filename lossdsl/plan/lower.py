@@ -323,7 +323,7 @@ def _level(level: TypedLevel, counter: list[int], captures: tuple[int, ...]) -> 
     center, radius = before.lower(level.set.center, level.mode), before.lower(level.set.radius, level.mode)
     classes = before.class_range(level.axis, level.mode) if level.axis else None
     start = Emitter(counter, level)
-    first = () if level.solver.start_kind in ("uniform", "corner") else (start.lower(level.solver.start, level.mode),)
+    first = () if level.solver.start_kind in ("uniform", "corner", "previous") else (start.lower(level.solver.start, level.mode),)
     body = Emitter(counter, level)
     objective = body.lower(level.objective, level.mode)
     wanted = (center, radius) if classes is None else (center, radius, classes)

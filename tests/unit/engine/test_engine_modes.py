@@ -90,6 +90,16 @@ def test_parameters_ask_for_gradients_again_after_a_lower_level_fails() -> None:
     assert [p.requires_grad for p in model.parameters()] == [True, False, True, True, True, True]
 
 
+def test_parameters_are_frozen_in_the_attack_and_free_in_the_loss() -> None:
+    """Full parameter graphs at every update are the classic waste."""
+    model = moody()
+    model.layers[0].bias.requires_grad_(False)
+    seen: list[list[bool]] = []
+    model.register_forward_hook(lambda m, _i, _o: seen.append([p.requires_grad for p in m.parameters()]))
+    step_of(f"lower x' in linf(x, 0.1) maximize KL(p(x) || p(x')) {PGD}\nupper minimize CE(f(x'), y) {BY}", model)(*data())
+    assert seen == [[False] * 6] * 4 + [[True, False, True, True, True, True]]
+
+
 @pytest.mark.parametrize("mode", ["eval", "untracked"])
 def test_running_statistics_are_bit_identical_after_eval_and_untracked(mode: str) -> None:
     model = moody()

@@ -57,7 +57,7 @@ def start_plus_nothing(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tens
 
 @formula("refuses")
 def refuses(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
-    return 2 * ce(f(x), y).mean()
+    return (2 * ce(f(x), y) + entropy(f(-x))).mean()
 
 
 @formula("one_pass_per_point")
@@ -109,6 +109,11 @@ def three_levels(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
 @formula("train_mode_apart")
 def train_mode_apart(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
     return sum((ce(f(s[name]), y).mean() for name in ("x'", "z", "v", "w")), torch.zeros(()))
+
+
+@formula("untracked_apart")
+def untracked_apart(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    return (ce(f(s["x'"]), y) + ce(f(s["z"]), y)).mean()
 
 
 @formula("family_and_point")
