@@ -40,6 +40,8 @@ class Checked:
     typed: TypedRecipe | None
     diagnostics: tuple[Diagnostic, ...]
     changing: frozenset[str] = frozenset()
+    epochs: frozenset[int] = frozenset()
+    """First epochs of later values of params."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,8 @@ class Recipe:
             if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value):
                 raise UserError(f"the param {name} is a number, and this is {value!r}", where=self.source.name)
         changed = replace(self, overrides={**self.overrides, **values})
-        _ = changed.typed
+        for epoch in (1, *sorted(changed.checked.epochs)):
+            _ = replace(changed, epoch=epoch).typed
         return changed
 
     def with_train(self, **values: float | int | str) -> Recipe:
@@ -205,7 +208,9 @@ def check_declaration(
     report = Report(lost)
     checker = Checker(report, overrides, epoch)
     typed = checker.check(shared, node)
-    return Checked(node, None if report.failed else typed, report.diagnostics, frozenset(checker.params.changing))
+    return Checked(
+        node, None if report.failed else typed, report.diagnostics, frozenset(checker.params.changing), frozenset(checker.params.epochs)
+    )
 
 
 @dataclass(frozen=True)
@@ -229,7 +234,8 @@ def check_source(source: Source, overrides: Mapping[str, float | int] | None = N
     if not declarations and not parsed.diagnostics and not parsed.file.shared:
         report.error("E001", "the file declares nothing", Span(0, min(1, len(source.text))), "write: recipe NAME, then its statements")
     found: dict[Any, Diagnostic] = {}
-    for d in (*parsed.diagnostics, *report.diagnostics, *(d for c in checks for d in c.diagnostics)):
+    later = [check_declaration(c.declaration, shared, overrides or {}, epoch) for c in checks if c.typed for epoch in sorted(c.epochs)]
+    for d in (*parsed.diagnostics, *report.diagnostics, *(d for c in (*checks, *later) for d in c.diagnostics)):
         found.setdefault((d.code, d.span, d.message), d)
     ordered = sorted(found.values(), key=lambda d: (d.span.file, d.span.start, d.code))
     return CheckedFile(parsed, tuple(checks), shared, tuple(ordered))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lossdsl.check import build
 from lossdsl.check.scope import LevelName, Scope, Value, is_error
-from lossdsl.check.typed import Axis, Domain, Typed, number_text, show
+from lossdsl.check.typed import Axis, Domain, Typed, number_text
 from lossdsl.diagnostics import did_you_mean
 from lossdsl.lang.ops import BINDERS, NOT_YET, OPERATIONS
 from lossdsl.lang.types import CLASSES, DESCRIPTION, SCALARS, Kind
@@ -83,8 +83,7 @@ def infer_domain(self: Inference, header: t.Header, scope: Scope, at: Context) -
                 "E034", f"j != e leaves out a class, and this is {DESCRIPTION[out.kind]}", header.domain.span, "write for example j != y"
             )
             return None
-        text = show(out)
-        return Domain("not", f"j != {text}" + (f" #{id(out)}" if text.endswith("...") else ""), out)
+        return self.all_but(out)
     if not (isinstance(header.domain, t.Call) and header.domain.func == t.Name("top")):
         span = header.domain.span if header.domain is not None else header.span
         self.report.error(
@@ -190,7 +189,7 @@ def pick(self: Inference, family: Typed, e: t.Index, scope: Scope, at: Context) 
             e.index.span,
             f"write {name}[j] with the j of the level's header",
         )
-    if index.family is None or index.family != family.family:
+    if family.family.kind != "all" and index.family != family.family:
         known = f"this class is one of [{index.family.text}]" if index.family else "this class may be another"
         return self.report.error(
             "E025",
@@ -204,6 +203,8 @@ def pick(self: Inference, family: Typed, e: t.Index, scope: Scope, at: Context) 
 def gradient(self: Inference, e: t.Binder, scope: Scope, at: Context) -> Typed:
     """`grad(x: e)`, `grad(v = point: e)`: checked now, compiled later."""
     header = e.header
+    if header.var == "theta" and header.relation == "":
+        return self.report.not_yet("gradients by the parameters", e.span)
     if header.relation == "=" and header.domain is not None:
         point = self.infer(header.domain, scope, at)
     elif header.relation == "":

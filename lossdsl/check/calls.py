@@ -11,9 +11,9 @@ from lossdsl.check.arguments import counted, positional, subject
 from lossdsl.check.scope import DRAWS, ELSEWHERE, Binding, Function, Later, LevelName, Scope, functions
 from lossdsl.check.typed import Typed
 from lossdsl.diagnostics import suggest
-from lossdsl.lang.ops import FACTS_OF_A_LEVEL, NOT_YET, OPERATIONS
+from lossdsl.lang.ops import BINDERS, FACTS_OF_A_LEVEL, NOT_YET, OPERATIONS
 from lossdsl.lang.specs import SETS
-from lossdsl.lang.types import DESCRIPTION, SCALARS, Kind
+from lossdsl.lang.types import CLASSES, DESCRIPTION, SCALARS, Kind
 from lossdsl.syntax import tree as t
 
 if TYPE_CHECKING:
@@ -59,6 +59,9 @@ def _named_call(self: Inference, name: str, binding: Binding, e: t.Call, scope: 
 
 def _unknown_call(self: Inference, name: str, e: t.Call, scope: Scope, at: Context) -> Typed:
     """A name that is no operation: something else of the language, or a slip."""
+    if name in BINDERS:
+        over_batch = f"; over the batch: batch_{name}(e)" if name in ("mean", "sum") else ""
+        return self.report.error("E034", f"{name} runs over classes", e.span, f"write {name}(j: e) or {name}(j != y: e){over_batch}")
     if name == "inf":
         return self.report.error("E014", "inf is a number", e.span, "it is the order of a norm: norm(v, inf)")
     if name in SETS:
@@ -160,6 +163,8 @@ def _if(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
         return self.report.error("E013", "the condition of if is a number", e.args[0].span, "compare first", label=str(c.kind))
     if a.kind in SCALARS and b.kind in SCALARS:
         kind = build.scalar_kind(c, a, b)
+    elif {a.kind, b.kind} <= CLASSES:
+        kind = Kind.CLASS
     elif a.kind is b.kind:
         kind = a.kind
     else:

@@ -30,7 +30,10 @@ def infer_draw(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
         if parts is None:
             return Typed("?", (), Kind.CONST, e.span)
         set_name, center, radius = parts
-        return Typed("draw", (center, radius), Kind.INPUT, e.span, (name, set_name), depends=build.depends(center, radius) | {"random"})
+        boxed = ("boxed",) if built_on_x(center) else ()
+        return Typed(
+            "draw", (center, radius), Kind.INPUT, e.span, (name, set_name, *boxed), depends=build.depends(center, radius) | {"random"}
+        )
     wanted = {"normal": 1, "uniform": 2, "rademacher": 0, "corner": 1}[name]
     if len(e.args) != wanted:
         forms = {"normal": "normal(s)", "uniform": "uniform(SET) or uniform(lo, hi)", "rademacher": "rademacher", "corner": "corner(SET)"}
@@ -88,6 +91,11 @@ def infer_set(self: Inference, e: t.Expr, scope: Scope, at: Context) -> tuple[st
         )
         return None
     return name, center, radius
+
+
+def built_on_x(e: Typed) -> bool:
+    """Is the expression built on the clean input or on a solution near it? Sets centred there are met with the input domain."""
+    return e.op in ("input", "point", "pick") or any(built_on_x(a) for a in e.args)
 
 
 def sample_kind(self: Inference, draw: Typed, over: t.Expr | None, scope: Scope) -> tuple[str, Kind] | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from lossdsl.check import binders, build, calls
 from lossdsl.check.scope import BUILT_IN, Function, Later, LevelName, Report, Scope, Value, functions, is_error
-from lossdsl.check.typed import Typed
+from lossdsl.check.typed import Domain, Typed, same, show
 from lossdsl.diagnostics import Edit
 from lossdsl.lang.ops import OPERATIONS
 from lossdsl.lang.types import CLASSES, DESCRIPTION, OVER_CLASSES, SCALARS, Kind
@@ -38,6 +38,16 @@ class Inference:
 
     def __init__(self, report: Report) -> None:
         self.report = report
+        self._left_out: list[Domain] = []
+
+    def all_but(self, out: Typed) -> Domain:
+        """The classes other than one; equal expressions give equal domains."""
+        for known in self._left_out:
+            if known.expr is not None and same(known.expr, out):
+                return known
+        domain = Domain("not", f"j != {show(out)}", len(self._left_out) + 1, out)
+        self._left_out.append(domain)
+        return domain
 
     def infer(self, e: t.Expr, scope: Scope, at: Context) -> Typed:
         """The typed form of an expression."""
@@ -62,6 +72,15 @@ class Inference:
         return self.report.error(
             "E013", f"{what} is a number, and this is {DESCRIPTION[value.kind]}", e.span, scalar_help(value), label=str(value.kind)
         )
+
+    def sorted_vector(self, *values: Typed) -> bool:
+        """Report values that are sorted vectors: their places are not classes, and only [n] makes sense of them."""
+        found = [v for v in values if _is_sorted(v)]
+        for value in found:
+            self.report.error(
+                "E013", "a sorted vector has places, not classes", value.span, "take a place first: sort(j: e)[1] is the largest"
+            )
+        return bool(found)
 
     # --- leaves ---
 
@@ -99,6 +118,8 @@ class Inference:
             return replace(leaves[e.id], span=e.span)
         if e.id == "theta":
             return self.report.not_yet("theta as a value", e.span)
+        if e.id == "rademacher" and at.draws:
+            return self.infer(t.Call(e, (), span=e.span), scope, at)
         if e.id in ("f", "p"):
             return self.report.error("E014", f"{e.id} is a function of a point", e.span, f"write {e.id}(x)")
         if e.id in functions():
@@ -110,7 +131,7 @@ class Inference:
 
     def _binary(self, e: t.Binary, scope: Scope, at: Context) -> Typed:
         a, b = self.infer(e.left, scope, at), self.infer(e.right, scope, at)
-        if is_error(a, b):
+        if is_error(a, b) or self.sorted_vector(a, b):
             return Typed("?", (), Kind.CONST, e.span)
         if e.op in ("and", "or"):
             if a.kind not in SCALARS or b.kind not in SCALARS:
@@ -138,8 +159,8 @@ class Inference:
 
     def _unary(self, e: t.Unary, scope: Scope, at: Context) -> Typed:
         a = self.infer(e.operand, scope, at)
-        if is_error(a):
-            return a
+        if is_error(a) or self.sorted_vector(a):
+            return Typed("?", (), Kind.CONST, e.span)
         if e.op == "not":
             if a.kind not in SCALARS:
                 return self.report.error("E013", "not takes a condition", e.span, "compare first, for example not (a > 0)")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lossdsl.check import binders, draws
-from lossdsl.check.infer import Context
+from lossdsl.check.flow import gradient_reaches
+from lossdsl.check.infer import Context, Inference
 from lossdsl.check.options import binder_as_call, validated
-from lossdsl.check.scope import Later, LevelName, Scope, Value, is_error
+from lossdsl.check.scope import Later, LevelName, Report, Scope, Value, is_error
 from lossdsl.check.typed import Axis, Domain, SolverSpec, Typed, TypedLevel, TypedSet
 from lossdsl.diagnostics import suggest
 from lossdsl.lang.specs import OPTIMIZERS, SETS, SOLVERS, OptimizerSpec
@@ -42,7 +43,7 @@ def check_level(self: Checker, node: t.Level) -> tuple[TypedLevel | None, int | 
         self.report.not_yet("gradients through a lower level", node.through.span)
     if parts is None or solver is None or objective is None or is_error(objective) or (node.index and axis is None):
         return None, steps, domain
-    region = TypedSet(parts[0], parts[1], parts[2], "x" in _inputs(parts[1]), node.set.span)
+    region = TypedSet(parts[0], parts[1], parts[2], draws.built_on_x(parts[1]), node.set.span)
     if node.var not in objective.depends:
         self.report.error(
             "E021",
@@ -50,6 +51,10 @@ def check_level(self: Checker, node: t.Level) -> tuple[TypedLevel | None, int | 
             objective.span,
             f"use {node.var} in it, for example CE(f({node.var}), y)",
         )
+        return None, steps, domain
+    if not gradient_reaches(objective, lambda e: e.op in ("point", "pick") and node.var in e.depends):
+        help = "its gradient is zero everywhere: attack a surrogate such as CE or the margin"
+        self.report.error("E021", f"the objective passes no gradient to {node.var}", objective.span, help)
         return None, steps, domain
     if region.boxed and self.domain is not None and region.name != "linf" and region.center.op not in ("input", "point", "pick"):
         self.report.error(
@@ -62,13 +67,6 @@ def check_level(self: Checker, node: t.Level) -> tuple[TypedLevel | None, int | 
     _lint_radius(self, node, region, solver)
     level = TypedLevel(node.var, axis, region, node.sense or "maximize", objective, solver, node.mode or "eval", node.span, node.run)
     return level, steps, domain
-
-
-def _inputs(e: Typed) -> set[str]:
-    """ "x" if the expression is built on the clean input or on an earlier solution (which stays near it)."""
-    if e.op in ("input", "point", "pick"):
-        return {"x"}
-    return set().union(*(_inputs(a) for a in e.args)) if e.args else set()
 
 
 def _objective(self: Checker, node: t.Level, axis: Axis | None, steps: int | None) -> Typed | None:
@@ -122,10 +120,10 @@ def check_solver(self: Checker, node: t.Level) -> SolverSpec | None:
             "E023", f"there is no solver {name}".rstrip(), call.func.span, suggest(name, SOLVERS), "the solvers are " + ", ".join(SOLVERS)
         )
         return None
-    later = [a for a in call.args if a.name in LATER_OPTIONS]
-    for arg in later:
-        self.report.not_yet(LATER_OPTIONS[str(arg.name)], arg.span)
+    later = _later_options(self, call)
     starts = [a for a in call.args if a.name == "start"]
+    if len(starts) > 1:
+        self.report.error("E011", "start is given twice", starts[1].span, "keep one of them")
     rest = tuple(a for a in call.args if a.name != "start" and a not in later)
     taken = tuple(str(a.name) for a in (*starts, *later))
     options = validated(self.inference, SOLVERS[name].options, name, rest, call.span, self.scope, self.at, taken)
@@ -198,7 +196,7 @@ def _lint_radius(self: Checker, node: t.Level, region: TypedSet, solver: SolverS
         and solver.name == "pgd"
         and 0 < solver.options.steps * step < radius * (1 - 1e-9)
         and solver.start_kind == "expression"
-        and solver.start.op == "input"
+        and not _drawn_from_a_set(solver.start)
     ):
         self.report.warn(
             "T07",
@@ -206,6 +204,29 @@ def _lint_radius(self: Checker, node: t.Level, region: TypedSet, solver: SolverS
             solver.span,
             "raise step or steps",
         )
+
+
+def _later_options(self: Checker, call: t.Call) -> list[t.Argument]:
+    """Options that come later, reported."""
+    later = [a for a in call.args if a.name in LATER_OPTIONS]
+    for arg in later:
+        self.report.not_yet(LATER_OPTIONS[str(arg.name)], arg.span)
+    changing = [a for a in call.args if a.name == "step" and _per_example(self, a.value)]
+    for arg in changing:
+        self.report.not_yet("a step per example", arg.span)
+    return [*later, *changing]
+
+
+def _per_example(self: Checker, e: t.Expr) -> bool:
+    """Is this a number that differs between examples?"""
+    quiet = Inference(Report())
+    value = quiet.infer(e, self.scope, self.at)
+    return not is_error(value) and value.kind is Kind.REAL
+
+
+def _drawn_from_a_set(e: Typed) -> bool:
+    """Can the start lie anywhere in a set? (a little normal noise does not carry it to the border)"""
+    return (e.op == "draw" and e.attrs[0] != "normal") or any(_drawn_from_a_set(a) for a in e.args)
 
 
 def _list(value: Any) -> tuple[float, ...]:
@@ -228,6 +249,9 @@ def check_upper(self: Checker, node: t.Upper) -> None:
     objective = self.inference.scalar(node.objective, self.scope, self.at, "the upper objective")
     if not is_error(objective) and "theta" not in objective.depends:
         self.report.error("E021", "the upper objective does not depend on the model", node.objective.span, "use f(...) or p(...) in it")
+    elif not is_error(objective) and not gradient_reaches(objective, lambda e: e.op == "logits"):
+        help = "its gradient is zero everywhere: minimize a surrogate such as CE, and stop less"
+        self.report.error("E021", "the upper objective passes no gradient to the model", node.objective.span, help)
     self.objective = objective
     if not node.optimizers:
         if not self.report.lost_words:

@@ -27,7 +27,7 @@ def infer_operation(self: Inference, row: Operation, e: t.Call, scope: Scope, at
     if row.name == "norm" and len(e.args) == 2 and e.args[1].value == t.Name("inf"):
         e = replace(e, args=(e.args[0], replace(e.args[1], value=t.Number("1e999", span=e.args[1].span))))
     args = positional(self, e, scope, at, row.name)
-    if args is None:
+    if args is None or self.sorted_vector(*args):
         return Typed("?", (), Kind.CONST, e.span)
     malformed = _form(self, row, e, len(args))
     if malformed is not None:

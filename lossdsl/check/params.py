@@ -17,6 +17,8 @@ class Params:
         self.inference, self.overrides, self.epoch = inference, overrides, epoch
         self.values: dict[str, float | int] = {}
         self.changing: set[str] = set()
+        self.epochs: set[int] = set()
+        """First epochs of later values."""
 
     def resolve(self, node: t.Param, scope: Scope, at: Context) -> float | int | None:
         """The value now, or None after reporting why there is none."""
@@ -50,6 +52,7 @@ class Params:
                 )
                 return None
             last = first
+            self.epochs.add(first)
             if self.epoch >= first:
                 value = later
         if _is_ramp(node.value):
@@ -73,6 +76,7 @@ class Params:
                 "E016", "epochs of ramp is a whole number from 1", named["epochs"].span, "write ramp(0, 8/255, epochs = 5)"
             )
             return None
+        self.epochs |= {2, epochs + 1}
         return low + (high - low) * min(1.0, (self.epoch - 1) / epochs)
 
     def _inside(self, node: t.Param, value: float | int, scope: Scope, at: Context) -> bool:

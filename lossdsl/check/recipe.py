@@ -10,6 +10,7 @@ from lossdsl.check.infer import Context, Inference, X, Y, scalar_help
 from lossdsl.check.options import validated
 from lossdsl.check.params import Params
 from lossdsl.check.scope import BUILT_IN, Function, Later, LevelName, Report, Scope, Value, functions, is_error
+from lossdsl.check.structure import complete, introduced
 from lossdsl.check.typed import Typed, TypedLevel, TypedRecipe, TypedSample
 from lossdsl.diagnostics import Related
 from lossdsl.lang.specs import OptimizerSpec, TrainOptions
@@ -43,14 +44,14 @@ class Checker:
 
     def check(self, shared: tuple[t.Item, ...], node: t.Declaration) -> TypedRecipe:
         """Everything a declaration says; statements after a wrong one are still checked."""
-        self.later = frozenset(name for item in node.items for name in _introduced(item))
+        self.later = frozenset(name for item in node.items for name in introduced(item))
         for item in shared:
             if isinstance(item, t.Def):
                 self._define(item)
         for item in node.items:
-            self.later -= frozenset(_introduced(item))
+            self.later -= frozenset(introduced(item))
             getattr(self, "_" + type(item).__name__.lower())(item)
-        self._complete(node)
+        complete(self, node)
         return TypedRecipe(
             node.kind, node.name, self.words.get("title", ""), self.words.get("source", ""), self.params.values, tuple(self.samples),
             tuple(self.levels), self.objective, tuple(self.logs), self.optimizer, self.train, self.domain, self.words.get("count"),
@@ -161,6 +162,10 @@ class Checker:
                     draw_expr.span,
                     "write uniform(...), normal(s), corner(SET) or rademacher",
                 )
+            levels_used = sorted({level.var for level in self.levels} & draw.depends)
+            if levels_used:
+                help = "draw a perturbation, for example uniform(linf(0, eps)), and add it where it is used"
+                draw = self.report.error("E027", f"{name} is drawn before the level of {levels_used[0]} runs", draw_expr.span, help)
             over = None if is_error(draw) else draws.sample_kind(self.inference, draw, node.over, self.scope)
             if over is None:
                 self.declare(name, Value(Typed("?", (), Kind.CONST, node.span), node.span, "sample"), node.span, "sample")
@@ -173,7 +178,9 @@ class Checker:
         level, steps, domain = levels.check_level(self, node)
         if level is not None:
             self.levels.append(level)
-        if node.run is None and not isinstance(self.scope.get(node.var), Later):
+        if node.run is None and node.index is not None and domain is None:
+            self.scope = self.scope.declare(node.var, Later("a family"))
+        elif node.run is None and not isinstance(self.scope.get(node.var), Later):
             self.declare(node.var, LevelName(node.var, steps, domain, node.span), node.span, "lower variable")
 
     def _upper(self, node: t.Upper) -> None:
@@ -213,62 +220,6 @@ class Checker:
     def _model(self, node: t.Model) -> None:
         self.report.not_yet("other models", node.span)
         self.declare(node.name, Later("other models"), node.span, "model")
-
-    def _complete(self, node: t.Declaration) -> None:
-        """What a declaration must have."""
-        if self.report.lost_words:
-            return
-        header = Span(node.span.start, node.span.start + len(node.kind) + 1 + len(node.name), node.span.file)
-        if node.kind == "recipe":
-            if not self.words.get("upper"):
-                self.report.error(
-                    "E022", f"recipe {node.name} has no upper level", header, "add: upper minimize CE(f(x), y) by sgd(lr = 0.1)"
-                )
-            for_attacks = [
-                i for i in node.items if (isinstance(i, t.Level) and i.run) or (isinstance(i, t.Keyword) and i.keyword == "count")
-            ]
-            if for_attacks:
-                help = f"write lower here, or attack {node.name} in place of recipe {node.name}"
-                self.report.error("E033", "run and count belong to an attack", for_attacks[0].span, help)
-        else:
-            if not any(isinstance(i, t.Level) and i.run for i in node.items):
-                self.report.error(
-                    "E033", f"attack {node.name} has no run", header, "add: run pgd : x' in linf(x, eps) maximize CE(f(x'), y) by pgd(...)"
-                )
-            for_recipes = [i for i in node.items if isinstance(i, t.Upper | t.Train)]
-            if for_recipes:
-                self.report.error(
-                    "E033", "an attack has no upper level and no training", for_recipes[0].span, "remove it, or declare a recipe"
-                )
-            if "count" not in self.words:
-                self.report.error("E033", f"attack {node.name} does not say how to count", header, "add: count worst")
-        self._unused(node)
-
-    def _unused(self, node: t.Declaration) -> None:
-        """Names nobody uses; silent beside errors, which often stand where the use was meant."""
-        if self.report.failed:
-            return
-        kinds = {t.Param: "param", t.Let: "let", t.Sample: "sample", t.Def: "def"}
-        for item in node.items:
-            kind = kinds.get(type(item))
-            if kind is None or (isinstance(item, t.Let) and item.recorded):
-                continue
-            for name in _introduced(item):
-                if name not in self.report.used:
-                    self.report.warn("T09", f"the {kind} {name} is never used", item.span, "remove it, or use it")
-
-
-def _introduced(item: t.Item) -> tuple[str, ...]:
-    """The names a statement declares."""
-    if isinstance(item, t.Sample):
-        return item.names
-    if isinstance(item, t.Level):
-        return () if item.run else (item.var,)
-    if isinstance(item, t.Let) and item.recorded:
-        return ()
-    if isinstance(item, t.Param | t.Let | t.Def | t.Find | t.State | t.Model):
-        return (item.name,)
-    return ()
 
 
 def _number(value: float | int, span: Span) -> Typed:

@@ -60,7 +60,9 @@ class Domain:
     """The classes a binder runs over: "all" of them, all but one ("not"), or the "top" few by score."""
 
     kind: str
-    text: str
+    text: str = field(compare=False)
+    key: int = 0
+    """Tells domains of one kind apart: equal keys are equal classes left out."""
     expr: Typed | None = field(default=None, compare=False)
     """not: the class left out; top: the score of class `bound` on `inner`."""
     size: int | None = None
@@ -169,8 +171,18 @@ def show(e: Typed) -> str:
 
 
 def same(a: Typed, b: Typed) -> bool:
-    """Do two expressions certainly say the same? Long ones only if they are one object."""
-    return a is b or (show(a) == show(b) and not show(a).endswith("..."))
+    """Do two expressions say the same, word for word?"""
+    return _same(a, b, {})
+
+
+def _same(a: Typed, b: Typed, seen: dict[tuple[int, int], bool]) -> bool:
+    if a is b:
+        return True
+    pair = (id(a), id(b))
+    if pair not in seen:
+        alike = (a.op, a.kind, a.attrs, a.value, a.axis, len(a.args)) == (b.op, b.kind, b.attrs, b.value, b.axis, len(b.args))
+        seen[pair] = alike and all(_same(p, q, seen) for p, q in zip(a.args, b.args, strict=True))
+    return seen[pair]
 
 
 def _show(e: Typed, outer: int) -> str:

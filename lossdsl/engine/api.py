@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from lossdsl.diagnostics import UserError, did_you_mean
 from lossdsl.engine.closures import Closure, Frame, Values
 from lossdsl.engine.inputs import check_batch, domain_of
 from lossdsl.engine.level import LevelRunner
-from lossdsl.engine.modes import kept_modes
+from lossdsl.engine.modes import Modes, kept_modes
 from lossdsl.front import Recipe, load, parse_recipe
 from lossdsl.plan.ir import Instr, Plan, codes
+from lossdsl.solve import Domain
 
 CHUNK = 4096
 """Largest number of points solved at once where a level may be solved in parts."""
@@ -38,7 +40,7 @@ class _Compiled:
 
     def __init__(self, recipe: Recipe, model: nn.Module, num_classes: int, device: torch.device | None, chunk: int, check: bool) -> None:
         self.recipe, self.model, self.num_classes, self.device, self.chunk, self.check = recipe, model, num_classes, device, chunk, check
-        self.domain = domain_of(recipe.domain, device or next((p.device for p in model.parameters()), None))
+        self._domains: dict[tuple[Any, ...], Domain | None] = {}
         self._plan_for(recipe)
 
     def _plan_for(self, recipe: Recipe) -> None:
@@ -46,7 +48,7 @@ class _Compiled:
         self.plan: Plan = recipe.plan
         self._kinds: dict[int, Instr] = {i.id: i for code in codes(self.plan) for i in code}
         self._samples = Closure(self.plan.samples, self._kinds, self._place)
-        self._levels = [LevelRunner(s, self._kinds, self._place, self.domain, self.chunk) for s in self.plan.solves]
+        self._levels = [LevelRunner(s, self._kinds, self._place, self.chunk) for s in self.plan.solves]
 
     def _place(self, i: Instr) -> str:
         source = self.recipe.source
@@ -55,8 +57,17 @@ class _Compiled:
     def _batch(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         if self.device is not None:
             x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
-        check_batch(x, y, self.num_classes, self.domain, self.check)
+        check_batch(x, y, self.num_classes, self.check, lambda: self._domain(x))
         return x.detach(), y.detach().long()
+
+    def _domain(self, x: Tensor) -> Domain | None:
+        key = (x.dtype, x.device, x.dim())
+        if key not in self._domains:
+            self._domains[key] = domain_of(self.recipe.domain, x)
+        return self._domains[key]
+
+    def _frame(self, x: Tensor, y: Tensor, modes: Modes, generator: torch.Generator | None) -> Frame:
+        return Frame(x, y, self.model, modes, self.num_classes, self._domain(x), generator)
 
     def _values(self) -> Values:
         return [None] * self.plan.size
@@ -91,7 +102,7 @@ class Step(_Compiled):
         """
         x, y = self._batch(x, y)
         with kept_modes(self.model) as modes:
-            frame = Frame(x, y, self.model, modes, self.num_classes, generator)
+            frame = self._frame(x, y, modes, generator)
             self._solve(frame)
             return self._objective(frame)
 
@@ -102,7 +113,7 @@ class Step(_Compiled):
         """
         x, y = self._batch(x, y)
         with kept_modes(self.model) as modes:
-            frame = Frame(x, y, self.model, modes, self.num_classes, generator)
+            frame = self._frame(x, y, modes, generator)
             self._solve(frame)
         return {_shown(key): value for key, value in frame.points.items()}
 
@@ -117,7 +128,7 @@ class Step(_Compiled):
             raise UserError(f"objective needs {', '.join(missing)}", where=self.recipe.name, fix="pass what step.solve(x, y) returned")
         points = {key: solutions[_shown(key)].detach() for key in wanted if _shown(key) in solutions}
         with kept_modes(self.model) as modes:
-            return self._objective(Frame(x, y, self.model, modes, self.num_classes, None, points))
+            return self._objective(replace(self._frame(x, y, modes, None), points=points))
 
     def _in_upper(self, key: tuple[Any, ...]) -> bool:
         assert self.plan.upper is not None
@@ -220,7 +231,7 @@ class Attack(_Compiled):
             for level in self._levels:
                 if only is not None and level.plan.level.run != only:
                     continue
-                frame = Frame(x, y, self.model, modes, self.num_classes, generator)
+                frame = self._frame(x, y, modes, generator)
                 solution = level.run(frame, self._values(), rated=self.count == "best_loss" and len(self._levels) > 1)
                 found[str(level.plan.level.run)] = (solution.point, solution.objective)
         return found
@@ -315,7 +326,10 @@ def _check_classes(compiled: _Compiled) -> None:
         if i.op in ("at", "log_at", "log_not_at") and i.attrs:
             needed = i.attrs[0] + 1
         if i.op == "nth":
-            classes = compiled._kinds[compiled._kinds[i.args[0]].args[1]]
+            ordered = compiled._kinds[i.args[0]]
+            while ordered.op == "stop":
+                ordered = compiled._kinds[ordered.args[0]]
+            classes = compiled._kinds[ordered.args[1]]
             needed = i.attrs[0] + (classes.attrs[0] == "not")
         if needed > compiled.num_classes:
             raise UserError(f"{i.text} needs {needed} classes, and there are {compiled.num_classes}", where=compiled._place(i))

@@ -8,15 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lossdsl.check.typed import Axis
 from lossdsl.diagnostics import LossdslError, UserError
 from lossdsl.engine.kernels import COMPARISONS, KERNELS
-from lossdsl.engine.modes import Modes
+from lossdsl.engine.modes import Modes, own_copies
 from lossdsl.lang.types import OVER_CLASSES, Kind
 from lossdsl.plan.ir import Code, Instr
-from lossdsl.solve import SETS_TORCH
+from lossdsl.solve import SETS_TORCH, Domain
 
 Values = list[Any]
 Function = Callable[..., Any]
@@ -36,6 +35,7 @@ class Frame:
     model: nn.Module
     modes: Modes
     num_classes: int
+    domain: Domain | None = None
     generator: torch.Generator | None = None
     points: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
     """Solutions and iterates by (name,) and (name, k); samples by ("sample", name)."""
@@ -122,7 +122,7 @@ def _function(i: Instr, kinds: dict[int, Instr]) -> Function:
     kernel = KERNELS[i.op]
     if i.op in ("onehot", "smooth"):
         return lambda frame, y, *rest: kernel(y, *(float(r) for r in rest), frame.x, frame.num_classes)
-    if i.op == "reduce_softmax":
+    if i.op in ("reduce_softmax", "reduce_log_softmax"):
         return lambda frame, body, classes: kernel(body, classes, frame.num_classes)
     if i.op == "class_range":
         what = i.attrs[0]
@@ -215,8 +215,8 @@ def _forward(i: Instr, kinds: dict[int, Instr]) -> Function:
             with torch.no_grad():
                 logits = frame.model(flat)
         elif own_buffers:
-            # BatchNorm's backward pass reads the running statistics, which a later pass in train mode may have written by then.
-            logits = functional_call(frame.model, {name: b.clone() for name, b in frame.model.named_buffers()}, (flat,))
+            with own_copies(frame.model):
+                logits = frame.model(flat)
         else:
             logits = frame.model(flat)
         check_logits(logits, flat, frame.num_classes)
@@ -248,7 +248,7 @@ def _draw(i: Instr) -> Function:
         args = [values[a] for a in i.args]
         if name in ("uniform", "corner") and len(attrs) > 1 and attrs[1] != "as":
             center = args[0] if isinstance(args[0], Tensor) else torch.zeros_like(frame.x)
-            region = SETS_TORCH[attrs[1]](center.expand_as(frame.x), args[1], None)
+            region = SETS_TORCH[attrs[1]](center.expand_as(frame.x), args[1], frame.domain if "boxed" in attrs else None)
             return region.sample(frame.generator) if name == "uniform" else region.corner(frame.generator)
         shape = {Kind.INPUT: frame.x.shape, Kind.REAL: frame.x.shape[:1], Kind.CONST: frame.x.shape[:0]}.get(
             kind, (*frame.x.shape[:1], frame.num_classes)

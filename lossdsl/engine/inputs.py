@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,15 +12,22 @@ from lossdsl.diagnostics import UserError
 from lossdsl.solve import Domain
 
 
-def domain_of(ends: tuple[Any, Any] | None, device: torch.device | None) -> Domain | None:
-    """The box of an `input x in ...` statement; per-channel ends become [C, 1, 1]."""
+def domain_of(ends: tuple[Any, Any] | None, x: Tensor) -> Domain | None:
+    """The box of an `input x in ...` statement, for inputs like x; ends per channel lie along its second dimension."""
     if ends is None:
         return None
-    low, high = (torch.tensor(e, device=device).reshape(-1, 1, 1) if isinstance(e, tuple) else float(e) for e in ends)
+    channels = {len(e) for e in ends if isinstance(e, tuple)}
+    if channels and (x.dim() < 2 or x.shape[1] not in channels):
+        found = f"inputs of shape {list(x.shape[1:])}"
+        raise UserError(
+            f"the input domain has {channels.pop()} channels, and these are {found}", where="x", fix="write one range per channel"
+        )
+    tail = (1,) * (x.dim() - 2)
+    low, high = (torch.tensor(e, dtype=x.dtype, device=x.device).reshape(-1, *tail) if isinstance(e, tuple) else float(e) for e in ends)
     return Domain(low, high)
 
 
-def check_batch(x: Tensor, y: Tensor, num_classes: int, domain: Domain | None, values: bool) -> None:
+def check_batch(x: Tensor, y: Tensor, num_classes: int, values: bool, domain: Callable[[], Domain | None]) -> None:
     """Raise UserError for shapes and types that cannot be meant and, with `values`, for bad labels, NaN and inputs outside the domain."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
@@ -34,7 +42,7 @@ def check_batch(x: Tensor, y: Tensor, num_classes: int, domain: Domain | None, v
     if y.shape[0] == 0:
         raise UserError("the batch is empty", where="x, y", fix="drop empty batches")
     if values:
-        _check_values(x, y, num_classes, domain)
+        _check_values(x, y, num_classes, domain())
 
 
 def _check_values(x: Tensor, y: Tensor, num_classes: int, domain: Domain | None) -> None:

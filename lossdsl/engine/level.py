@@ -13,19 +13,18 @@ from lossdsl.engine.closures import Closure, Frame, Values
 from lossdsl.engine.modes import constant_parameters
 from lossdsl.lang.types import Kind
 from lossdsl.plan.ir import Instr, Solve
-from lossdsl.solve import SETS_TORCH, Domain, InputSet, Problem, Solution, build_solver, solve
+from lossdsl.solve import SETS_TORCH, InputSet, Problem, Solution, build_solver, solve
 
 
 class LevelRunner:
     """Solves one lower level of a plan for a batch."""
 
-    def __init__(self, plan: Solve, kinds: dict[int, Instr], place: Callable[[Instr], str], domain: Domain | None, chunk: int) -> None:
+    def __init__(self, plan: Solve, kinds: dict[int, Instr], place: Callable[[Instr], str], chunk: int) -> None:
         self.plan = plan
         self.name = plan.level.var
         self.before = Closure(plan.before, kinds, place)
         self.start = Closure(plan.start, kinds, place)
         self.body = Closure(plan.body, kinds, place)
-        self.domain = domain if plan.level.set.boxed else None
         self.chunk = chunk
         self.sign = 1.0 if plan.level.sense == "maximize" else -1.0
         self.outside = [n for n in sorted({*self.start.needs, *self.body.needs})]
@@ -115,7 +114,7 @@ class LevelRunner:
         center, radius = values[self.plan.center], values[self.plan.radius]
         if not isinstance(center, Tensor):
             center = torch.zeros_like(frame.x)
-        return SETS_TORCH[self.plan.level.set.name](center, radius, self.domain)
+        return SETS_TORCH[self.plan.level.set.name](center, radius, frame.domain if self.plan.level.set.boxed else None)
 
     def _drawn(self, frame: Frame, values: Values, region: InputSet) -> Tensor:
         """x'@0 for one restart."""

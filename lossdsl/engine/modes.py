@@ -58,6 +58,25 @@ def kept_modes(model: nn.Module) -> Iterator[Modes]:
 
 
 @contextmanager
+def own_copies(model: nn.Module) -> Iterator[None]:
+    """The buffers of a model, for one pass, as copies that nothing writes afterwards; what the pass writes is kept.
+
+    BatchNorm's backward pass reads the running statistics, which a later pass in train mode may have written by then.
+    """
+    held = [(m, name, buffer) for m in model.modules() for name, buffer in m._buffers.items() if buffer is not None]
+    try:
+        for module, name, buffer in held:
+            module._buffers[name] = buffer.clone()
+        yield
+    finally:
+        for module, name, buffer in held:
+            written = module._buffers[name]
+            module._buffers[name] = buffer
+            if written is not None and written._version > 0:
+                buffer.data.copy_(written)
+
+
+@contextmanager
 def constant_parameters(model: nn.Module) -> Iterator[None]:
     """No parameter asks for a gradient: a lower level differentiates by its own variable only."""
     wanted = [p for p in model.parameters() if p.requires_grad]

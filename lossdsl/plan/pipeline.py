@@ -19,10 +19,15 @@ PASSES: tuple[Pass, ...] = (simplify, share, hoist, share_between_levels, prune,
 
 
 def make_plan(recipe: TypedRecipe, passes: tuple[Pass, ...] = PASSES) -> Plan:
-    """The plan of a recipe after the given passes (all of them unless a test asks for fewer)."""
+    """The plan of a recipe after the given passes (all of them unless a test asks for fewer).
+
+    The runs of an attack share nothing: each can be made alone, and later ones see fewer examples.
+    """
     plan = lower_recipe(recipe)
     verify(plan)
     for change in passes:
+        if recipe.kind == "attack" and change is share_between_levels:
+            continue
         plan = change(plan)
         verify(plan)
     return plan

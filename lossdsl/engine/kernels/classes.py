@@ -52,6 +52,7 @@ KERNELS |= {
     "reduce_sum": _reduction(lambda v: v.sum(-1)),
     "reduce_mean": _reduction(lambda v: v.mean(-1)),
     "reduce_logsumexp": _reduction(lambda v: torch.logsumexp(v, dim=-1)),
+    "reduce_logmeanexp": _reduction(lambda v: torch.logsumexp(v, dim=-1) - math.log(v.shape[-1])),
     "reduce_sort": _reduction(lambda v: v.sort(dim=-1, descending=True).values),
 }
 
@@ -75,6 +76,14 @@ def softmax_over_classes(body: Tensor, classes: Tensor, count: int) -> Tensor:
     shape = torch.broadcast_shapes(body.shape, classes.shape)
     weights = torch.softmax(body.expand(shape), dim=-1)
     return weights.new_zeros(*shape[:-1], count).scatter(-1, classes.expand(shape), weights)
+
+
+@kernel("reduce_log_softmax")
+def log_softmax_over_classes(body: Tensor, classes: Tensor, count: int) -> Tensor:
+    """Logarithms of the weights over the classes of the domain, -inf elsewhere, [..., K]."""
+    shape = torch.broadcast_shapes(body.shape, classes.shape)
+    logs = torch.log_softmax(body.expand(shape), dim=-1)
+    return logs.new_full((*shape[:-1], count), -math.inf).scatter(-1, classes.expand(shape), logs)
 
 
 @kernel("nth")

@@ -20,9 +20,10 @@ def norm(v: Tensor, order: float, own: int) -> Tensor:
     flat = _flat(v, own)
     if order == 1:
         return flat.abs().sum(-1)
-    largest = flat.abs().amax(-1) if order == math.inf else flat.detach().abs().amax(-1)
     if order == math.inf:
-        return largest
+        sizes = flat.abs()
+        return sizes.gather(-1, sizes.argmax(-1, keepdim=True)).squeeze(-1)
+    largest = flat.detach().abs().amax(-1)
     scale = torch.where(largest > 0, largest, 1.0)
     zero = largest == 0
     squares = (flat / scale.unsqueeze(-1)).square().sum(-1)

@@ -60,10 +60,15 @@ def total_variation(p: Tensor, q: Tensor) -> Tensor:
 def mixture(weight: Any, first: Tensor, second: Tensor) -> Tensor:
     """log((1 - a) P + a Q) for a in [0, 1]."""
     a = weight.unsqueeze(-1) if weight.dim() else weight
-    tiny = torch.finfo(first.dtype).tiny
-    return _log_add(torch.log((1 - a).clamp_min(tiny)) + first, torch.log(a.clamp_min(tiny)) + second)
+    return _log_add(_log_weight(1 - a) + first, _log_weight(a) + second)
 
 
+def _log_weight(a: Tensor) -> Tensor:
+    """log a, -inf without gradient at 0."""
+    return torch.where(a > 0, torch.log(torch.where(a > 0, a, 1.0)), -math.inf)
+
+
+@kernel("log_add")
 def _log_add(a: Tensor, b: Tensor) -> Tensor:
     """logaddexp with gradient 0, not NaN, where both are -inf."""
     nothing = (a == -math.inf) & (b == -math.inf)

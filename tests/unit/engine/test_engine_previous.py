@@ -78,7 +78,11 @@ def test_state_of_another_recipe_is_refused() -> None:
 
 
 def test_a_family_keeps_one_perturbation_per_class() -> None:
-    text = RECIPE.replace("x' in", "x'[j != y] in").replace("CE(f(x'), y) by pgd", "f(x'[j])[j] by pgd").replace("CE(f(x'), y) by sgd", "sum(j != y: CE(f(x'[j]), y)) by sgd")
+    text = (
+        RECIPE.replace("x' in", "x'[j != y] in")
+        .replace("CE(f(x'), y) by pgd", "f(x'[j])[j] by pgd")
+        .replace("CE(f(x'), y) by sgd", "sum(j != y: CE(f(x'[j]), y)) by sgd")
+    )
     step = lossdsl.compile(lossdsl.parse(text), model(), num_classes=3)
     x, y = batch(0)
     one = step.solve(x, y)["x'"]
