@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from lossdsl.assets import attack_paths, recipe_paths
 from lossdsl.check.extend import extend
 from lossdsl.check.recipe import Checker
-from lossdsl.check.scope import Report
+from lossdsl.check.scope import BUILT_IN, Report, functions
 from lossdsl.check.typed import TypedRecipe
 from lossdsl.diagnostics import Diagnostic, RecipeError, UserError, did_you_mean
 from lossdsl.lang.specs import OptimizerSpec, TrainOptions
 from lossdsl.source import Source, Span
 from lossdsl.syntax import tree as t
+from lossdsl.syntax.mistakes import RESERVED
 from lossdsl.syntax.parse import Parsed, parse
 
 if TYPE_CHECKING:
@@ -313,6 +314,11 @@ def _used(source: Source, item: t.Keyword, report: Report, opening: frozenset[Pa
         report.error("E028", f"{item.value} has errors: {errors[0].message}", item.span, f"run: lossdsl check {path}")
         return None
     return checked
+
+
+def taken_names() -> frozenset[str]:
+    """Names that mean something everywhere: built-ins, operations, sets, draws and reserved words."""
+    return functions() | frozenset((*BUILT_IN, *RESERVED, "inf", "top", "raw", "previous"))
 
 
 def read_source(path: Path) -> Source:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lossdsl.check.typed import Axis
 from lossdsl.diagnostics import LossdslError, UserError
-from lossdsl.engine.kernels import COMPARISONS, KERNELS
+from lossdsl.engine.kernels import COMPARISONS, KERNELS, REGISTERED
 from lossdsl.engine.modes import Modes, own_copies
 from lossdsl.lang.types import OVER_CLASSES, Kind
 from lossdsl.plan.ir import Code, Instr
@@ -120,26 +120,55 @@ def _function(i: Instr, kinds: dict[int, Instr]) -> Function:
         compare = COMPARISONS[i.op]
         return lambda frame, *args: compare(*args, frame.x)
     kernel = KERNELS[i.op]
-    if i.op in ("onehot", "smooth"):
-        return lambda frame, y, *rest: kernel(y, *(float(r) for r in rest), frame.x, frame.num_classes)
-    if i.op in ("reduce_softmax", "reduce_log_softmax"):
-        return lambda frame, body, classes: kernel(body, classes, frame.num_classes)
-    if i.op == "class_range":
-        what = i.attrs[0]
-        return lambda frame, out=None: kernel(what, out, frame.y, frame.num_classes)
+    if i.op in REGISTERED:
+        return _expanding(i, kinds, kernel)
+    if i.op in _OWN_RANK:
+        return _with_rank(i, kinds, kernel)
     if i.op in ("at", "log_at", "log_not_at") and i.attrs:
         index = i.attrs[0]
         return lambda frame, v: kernel(v, torch.full(v.shape[:-1], index, dtype=torch.long, device=v.device))
-    if i.op in ("batch_mean", "batch_sum"):
-        return lambda frame, *args: kernel(*args, batch=len(frame.y))
-    if i.op == "nth":
-        return lambda frame, v: kernel(v, i.attrs[0])
-    if i.op in _OWN_RANK:
-        input_like = kinds[i.args[0]].kind is Kind.INPUT
-        if i.op == "norm":
-            return lambda frame, v, order: kernel(v, float(order), frame.rank if input_like else 1)
-        return lambda frame, *args: kernel(*args, frame.rank if input_like else 1)
-    return lambda frame, *args: kernel(*args)
+    special = _SPECIAL.get(i.op)
+    return special(i, kernel) if special else lambda frame, *args: kernel(*args)
+
+
+def _labels(i: Instr, kernel: Function) -> Function:
+    return lambda frame, y, *rest: kernel(y, *(float(r) for r in rest), frame.x, frame.num_classes)
+
+
+def _weights(i: Instr, kernel: Function) -> Function:
+    return lambda frame, body, classes: kernel(body, classes, frame.num_classes)
+
+
+def _over_batch(i: Instr, kernel: Function) -> Function:
+    return lambda frame, *args: kernel(*args, batch=len(frame.y))
+
+
+_SPECIAL: dict[str, Callable[[Instr, Function], Function]] = {
+    **dict.fromkeys(("onehot", "smooth"), _labels),
+    **dict.fromkeys(("reduce_softmax", "reduce_log_softmax"), _weights),
+    **dict.fromkeys(("batch_mean", "batch_sum"), _over_batch),
+    "class_range": lambda i, kernel: lambda frame, out=None: kernel(i.attrs[0], out, frame.y, frame.num_classes),
+    "nth": lambda i, kernel: lambda frame, v: kernel(v, i.attrs[0]),
+}
+
+
+def _with_rank(i: Instr, kinds: dict[int, Instr], kernel: Function) -> Function:
+    """Norms and their like look at the trailing dimensions of one Input, or at the classes of a vector."""
+    input_like = kinds[i.args[0]].kind is Kind.INPUT
+    if i.op == "norm":
+        return lambda frame, v, order: kernel(v, float(order), frame.rank if input_like else 1)
+    return lambda frame, *args: kernel(*args, frame.rank if input_like else 1)
+
+
+def _expanding(i: Instr, kinds: dict[int, Instr], kernel: Function) -> Function:
+    """A registered operation sees the batch and the axes of its arguments at full length, one value for each."""
+    leading = [None if kinds[a].kind is Kind.CONST else 1 + len(_all_axes(i, kinds)) for a in i.args]
+
+    def call(frame: Frame, *args: Tensor) -> Any:
+        shape = torch.broadcast_shapes(*(v.shape[:n] for v, n in zip(args, leading, strict=True) if n is not None))
+        return kernel(*(v if n is None else v.expand(*shape, *v.shape[n:]) for v, n in zip(args, leading, strict=True)))
+
+    return call
 
 
 def _argument(i: Instr, arg: Instr, kinds: dict[int, Instr]) -> Function:

@@ -8,8 +8,9 @@ from math import inf
 from typing import Any, TypeVar
 
 from lossdsl.diagnostics import UserError
-from lossdsl.engine.kernels import COMPARISONS, KERNELS
-from lossdsl.lang.ops import BINDERS, OPERATIONS, Operation
+from lossdsl.engine.kernels import COMPARISONS, KERNELS, REGISTERED
+from lossdsl.front import taken_names
+from lossdsl.lang.ops import OPERATIONS, Operation
 from lossdsl.solve import register_set as input_set
 from lossdsl.solve import register_solver as solver
 
@@ -36,13 +37,13 @@ def operation(
 
     signature: kinds of the arguments and of the value; `|` separates alternatives, `Number` is Real or Const.
     The function gets tensors: Logits and Vector [..., K], Prob as log-probabilities [..., K], Label and Class [...] (long),
-    Real [...], Const [], Input [..., *input], and returns a value of the kind promised; leading dimensions broadcast.
+    Real [...], Const [], Input [..., *input], with the same leading dimensions, and returns a value of the kind promised.
     low, high: proven range of the value. Raises UserError for a taken name or a signature that cannot be read.
     """
     where = f"operation {name}"
     if not name.isidentifier() or keyword.iskeyword(name):
         raise UserError(f"{name!r} is not a name", where=where, fix="use letters, digits and _")
-    if name in OPERATIONS or name in BINDERS or name in KERNELS or name in COMPARISONS or name in ("f", "p", "if", "stop", "x", "y", "K"):
+    if name in taken_names() or name in KERNELS or name in COMPARISONS:
         raise UserError("the name is taken", where=where, fix="choose another name")
     row = Operation(name, signature, formula, about, example or f"{name}(...)", low, high, source=source)
     try:
@@ -57,6 +58,7 @@ def operation(
     def register(function: F) -> F:
         OPERATIONS[name] = row
         KERNELS[name] = function
+        REGISTERED.add(name)
         return function
 
     return register

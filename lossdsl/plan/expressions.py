@@ -193,7 +193,16 @@ def _if(self: Emitter, e: Typed, mode: str) -> int:
 
 
 def _batch(self: Emitter, e: Typed, mode: str) -> int:
-    """batch_mean(e where c): examples outside c give no value and no gradient."""
+    """batch_mean(e where c): examples outside c give no value and no gradient. Conditions around it do not reach in: it is of all."""
+    outer, self.gates = self.gates, ()
+    value = _over_batch(self, e, mode)
+    self.gates = outer
+    for condition in outer:
+        value = self.emit("gate_any", (value, condition), e.kind, e, axes=())
+    return value
+
+
+def _over_batch(self: Emitter, e: Typed, mode: str) -> int:
     if len(e.args) == 1:
         return self.emit(e.op, (self.lower(e.args[0], mode),), e.kind, e, axes=())
     self.lower(e.args[0], mode)  # written before the condition: its passes come first, and are shared with those behind the gate

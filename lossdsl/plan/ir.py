@@ -185,25 +185,25 @@ def copies_text(axis: Axis) -> str:
 
 def cost(plan: Plan) -> Cost:
     """Count the passes a plan makes."""
-    forward = plan.upper.code.forwards() if plan.upper else 0
-    families: dict[str, list[int]] = {}
-    if plan.upper:
-        for i in plan.upper.code:
-            if i.op == "forward" and i.axes:
-                forward -= 1
-                name = " * ".join(f"({copies_text(a)})" if len(i.axes) > 1 else copies_text(a) for a in i.axes)
-                families.setdefault(name, [0, 0])[0] += 1
-    backward = 0
+    counts: dict[str, list[int]] = {"": [0, 0]}
+
+    def add(code: Code, times: int = 1, over: Axis | None = None) -> None:
+        for i in code:
+            if i.op == "forward":
+                axes = (*i.axes, *([over] if over else []))
+                name = " * ".join(f"({copies_text(a)})" if len(axes) > 1 else copies_text(a) for a in axes)
+                counts.setdefault(name, [0, 0])[0] += times
+
+    add(plan.samples)
     for s in plan.solves:
-        forward += s.before.forwards()
-        starts = s.start.forwards() * s.runs
-        inside, back = s.body.forwards() * (s.updates + s.evaluations), s.updates
-        if s.level.axis is None:
-            forward, backward = forward + starts + inside, backward + back
-        else:
-            counted = families.setdefault(copies_text(s.level.axis), [0, 0])
-            counted[0], counted[1] = counted[0] + starts + inside, counted[1] + back
-    return Cost(forward, backward, int(plan.upper is not None), tuple((n, f, b) for n, (f, b) in families.items()))
+        add(s.before)
+        add(s.start, s.runs, s.level.axis)
+        add(s.body, s.updates + s.evaluations, s.level.axis)
+        counts.setdefault(copies_text(s.level.axis) if s.level.axis else "", [0, 0])[1] += s.updates
+    if plan.upper:
+        add(plan.upper.code)
+    forward, backward = counts.pop("")
+    return Cost(forward, backward, int(plan.upper is not None), tuple((name, f, b) for name, (f, b) in counts.items()))
 
 
 # --- text ----------------------------------------------------------------------------------------------------------

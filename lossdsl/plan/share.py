@@ -31,10 +31,10 @@ def share_between_levels(plan: Plan) -> Plan:
     seen: dict[object, int] = {}
 
     def change(code: Code, where: str) -> Code:
-        merged = _merged(code, seen, same, only_repeatable=True) if where == "before" else code
         if writes_statistics(code):
             seen.clear()
-        return merged
+            return code
+        return _merged(code, seen, same, only_repeatable=True) if where == "before" else code
 
     return rename(map_codes(plan, change), same)
 

@@ -70,7 +70,7 @@ class Linear:
 
     def step(self, problem: Problem, point: Tensor, gradient: Tensor, state: None) -> tuple[Tensor, None]:
         """One update."""
-        return problem.set.linear_maximiser(gradient, point), None
+        return problem.set.linear_maximiser(gradient, problem.set.project(point)), None
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,6 @@ def _momentum(options: MomentumOptions) -> Momentum:
 
 @register_solver("sgd")
 def _sgd(options: SgdOptions) -> TorchOptimizer:
-    if options.nesterov and options.momentum == 0:
-        raise UserError("nesterov = true needs momentum > 0", where="sgd", fix="set momentum, for instance 0.9, or leave nesterov out")
     return TorchOptimizer(partial(torch.optim.SGD, lr=options.step, momentum=options.momentum, nesterov=options.nesterov, maximize=True))
 
 

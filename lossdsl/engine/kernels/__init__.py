@@ -8,6 +8,6 @@ lowest class (of two numbers: to the first).
 
 from lossdsl.engine.kernels import arithmetic, classes, geometry, probability
 from lossdsl.engine.kernels.arithmetic import COMPARISONS
-from lossdsl.engine.kernels.table import KERNELS, Kernel, kernel
+from lossdsl.engine.kernels.table import KERNELS, REGISTERED, Kernel, kernel
 
-__all__ = ["COMPARISONS", "KERNELS", "Kernel", "arithmetic", "classes", "geometry", "kernel", "probability"]
+__all__ = ["COMPARISONS", "KERNELS", "REGISTERED", "Kernel", "arithmetic", "classes", "geometry", "kernel", "probability"]

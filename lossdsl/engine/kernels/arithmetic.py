@@ -114,6 +114,12 @@ def minimum(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(a <= b, a, b)
 
 
+@kernel("gate_any")
+def gate_any(v: Tensor, condition: Tensor) -> Tensor:
+    """`gate` for a number of the whole batch: open if any example takes the branch."""
+    return gate(v, (condition != 0).any().to(v.dtype))
+
+
 @kernel("batch_mean")
 def batch_mean(e: Tensor, condition: Tensor | None = None, batch: int | None = None) -> Tensor:
     """Mean over the batch, or over the examples where the condition holds; 0 if there are none."""

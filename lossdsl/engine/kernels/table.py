@@ -7,6 +7,8 @@ from typing import Any
 
 Kernel = Callable[..., Any]
 KERNELS: dict[str, Kernel] = {}
+REGISTERED: set[str] = set()
+"""Operations registered by the user: their arguments arrive with all leading dimensions equal."""
 
 
 def kernel(name: str) -> Callable[[Kernel], Kernel]:

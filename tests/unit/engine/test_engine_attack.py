@@ -47,13 +47,6 @@ def test_a_suite_runs_in_eval_mode_and_leaves_the_model_alone() -> None:
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
-SHARED = pytest.mark.xfail(
-    strict=True,
-    reason="later runs share what the first one computes before its updates, and each run begins with no values: the center is lost",
-)
-
-
-@SHARED
 def test_every_run_of_a_suite() -> None:
     x, y = data()
     found = attack().run(x, y, generator=seeded())
@@ -66,7 +59,6 @@ def test_every_run_of_a_suite() -> None:
     assert float((found["c"][0] - x).norm(dim=1).max()) <= 0.2 + 1e-12
 
 
-@SHARED
 def test_a_run_on_its_own_is_the_run_in_the_suite() -> None:
     """Later runs skip broken examples: the evaluator asks for single runs."""
     x, y = data()

@@ -147,7 +147,6 @@ def test_a_range_per_channel() -> None:
             step(bad, y)
 
 
-@pytest.mark.xfail(strict=True, reason="ranges per channel are always [C, 1, 1]: inputs of rank 1 and 2 are compared with the wrong ranges")
 @pytest.mark.parametrize("shape", [(3,), (3, 4)])
 def test_a_range_per_channel_of_other_ranks(shape: tuple[int, ...]) -> None:
     x, y = data(6, shape)

@@ -152,7 +152,6 @@ def test_solutions_lie_in_their_set() -> None:
     assert bool((found != x).any())
 
 
-@pytest.mark.xfail(strict=True, reason="linear keeps coordinates without gradient where they are, and a raw start may lie outside the set")
 @pytest.mark.parametrize("ball", ["linf", "l2", "l1"])
 def test_one_jump_from_a_raw_start_lands_in_the_set(ball: str) -> None:
     x, y = data()

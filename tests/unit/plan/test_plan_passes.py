@@ -105,7 +105,6 @@ def test_the_cost_counts_passes_of_a_start() -> None:
     assert cost(text.plan).forward == 3 + 3 + 3 + 1
 
 
-@pytest.mark.xfail(strict=True, reason="cost leaves out the passes of samples")
 def test_the_cost_counts_passes_of_a_sample() -> None:
     text = recipe(
         f"sample e ~ normal(p(x)[y])\nlower x' in linf(x, 0.1) maximize CE(f(x' + e), y) {ATTACK}\nupper minimize CE(f(x'), y) by sgd(lr = 0.1)"
@@ -113,7 +112,6 @@ def test_the_cost_counts_passes_of_a_sample() -> None:
     assert cost(text.plan).forward == 1 + 2 + 1
 
 
-@pytest.mark.xfail(strict=True, reason="cost takes a pass over a family before a later level for one pass")
 def test_the_cost_counts_a_family_in_a_later_level_per_class() -> None:
     text = recipe(
         f"lower x'[j != y] in linf(x, 0.1) maximize f(x'[j])[j] {ATTACK}\n"
