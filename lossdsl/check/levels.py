@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lossdsl.check import binders, draws
@@ -124,7 +125,7 @@ def check_solver(self: Checker, node: t.Level) -> SolverSpec | None:
     starts = [a for a in call.args if a.name == "start"]
     if len(starts) > 1:
         self.report.error("E011", "start is given twice", starts[1].span, "keep one of them")
-    rest = tuple(a for a in call.args if a.name != "start" and a not in later)
+    rest = tuple(_settled(a, later) for a in call.args if a.name != "start" and (a not in later or a.name == "step"))
     taken = tuple(str(a.name) for a in (*starts, *later))
     options = validated(self.inference, SOLVERS[name].options, name, rest, call.span, self.scope, self.at, taken)
     strange = any(a.name not in SOLVERS[name].options.model_fields for a in rest)
@@ -215,6 +216,11 @@ def _later_options(self: Checker, call: t.Call) -> list[t.Argument]:
     for arg in changing:
         self.report.not_yet("a step per example", arg.span)
     return [*later, *changing]
+
+
+def _settled(arg: t.Argument, later: list[t.Argument]) -> t.Argument:
+    """A step that is not supported yet counts as given."""
+    return replace(arg, value=t.Number("0", span=arg.value.span)) if arg in later else arg
 
 
 def _per_example(self: Checker, e: t.Expr) -> bool:

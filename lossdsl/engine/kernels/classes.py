@@ -21,13 +21,20 @@ def entry(v: Tensor, c: Tensor) -> Tensor:
 KERNELS["log_at"] = entry
 
 
+def log_sum_exp(v: Tensor) -> Tensor:
+    """log sum_i e^(v_i) over the last dimension. torch.logsumexp's derivative, e^(v - result), is coarse in float32 when |v| is large."""
+    top = v.detach().amax(-1, keepdim=True)
+    top = torch.where(top == -math.inf, 0.0, top)
+    return torch.log(torch.exp(v - top).sum(-1)) + top.squeeze(-1)
+
+
 @kernel("log_not_at")
 def log_all_but(logs: Tensor, c: Tensor) -> Tensor:
     """log(1 - p_c) = log sum_{i != c} p_i."""
     shape = torch.broadcast_shapes(logs.shape[:-1], c.shape)
     logs = logs.expand(*shape, logs.shape[-1])
     out = torch.zeros_like(logs, dtype=torch.bool).scatter(-1, c.expand(shape).unsqueeze(-1), True)
-    return torch.logsumexp(logs.masked_fill(out, -math.inf), dim=-1)
+    return log_sum_exp(logs.masked_fill(out, -math.inf))
 
 
 @kernel("class_range")
@@ -51,8 +58,8 @@ KERNELS |= {
     "reduce_min": _reduction(lambda v: v.gather(-1, v.argmin(-1, keepdim=True)).squeeze(-1)),
     "reduce_sum": _reduction(lambda v: v.sum(-1)),
     "reduce_mean": _reduction(lambda v: v.mean(-1)),
-    "reduce_logsumexp": _reduction(lambda v: torch.logsumexp(v, dim=-1)),
-    "reduce_logmeanexp": _reduction(lambda v: torch.logsumexp(v, dim=-1) - math.log(v.shape[-1])),
+    "reduce_logsumexp": _reduction(log_sum_exp),
+    "reduce_logmeanexp": _reduction(lambda v: log_sum_exp(v) - math.log(v.shape[-1])),
     "reduce_sort": _reduction(lambda v: v.sort(dim=-1, descending=True).values),
 }
 
