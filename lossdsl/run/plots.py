@@ -10,6 +10,7 @@ from matplotlib import rc_context, style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lossdsl.diagnostics import UserError
 from lossdsl.run import metrics
@@ -18,6 +19,7 @@ from lossdsl.run.loop import METRICS
 from lossdsl.run.train import MANIFEST
 
 STYLE = "tableau-colorblind10"
+MARKERS = "os^Dv"
 
 
 def plot_runs(runs: Sequence[Path], out: Path) -> list[Path]:
@@ -26,18 +28,21 @@ def plot_runs(runs: Sequence[Path], out: Path) -> list[Path]:
     if not runs:
         raise UserError("no run to plot", fix="name one or more directories that lossdsl train has written")
     with style.context(STYLE), rc_context({"svg.hashsalt": "lossdsl"}):
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        figure = Figure(figsize=(7, 4.5 + 0.25 * len(runs)), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         for number, run in enumerate(runs):
-            _draw(axes, run, f"C{number}")
+            _draw(axes, run, f"C{number}", MARKERS[number % len(MARKERS)])
         axes.set(xlabel="epoch", ylabel="accuracy on the validation split", ylim=(0, 1))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        handles, labels = axes.get_legend_handles_labels()
+        order = [*range(0, len(labels), 3), *range(1, len(labels), 3), *range(2, len(labels), 3)]  # columns: robust, clean, best
+        figure.legend([handles[n] for n in order], [labels[n] for n in order], fontsize="small", loc="outside lower center", ncols=3)
         return [_save(figure, out.with_suffix(end)) for end in (".png", ".svg")]
 
 
-def _draw(axes: Axes, run: Path, colour: str) -> None:
+def _draw(axes: Axes, run: Path, colour: str, marker: str) -> None:
     about = read_json(run / MANIFEST, "manifest of a run")
     records = metrics.read(run / METRICS)
     if not records:
@@ -48,7 +53,7 @@ def _draw(axes: Axes, run: Path, colour: str) -> None:
         axes.plot(epochs, [record["validation"][kind] for record in records], line, color=colour, label=f"{label}, {kind}")
     best = [record for record in records if record["best"]][-1]
     axes.plot(
-        [best["epoch"]], [best["validation"]["robust"]], "o", color=colour, markersize=8, label=f"{label}, best (epoch {best['epoch']})"
+        [best["epoch"]], [best["validation"]["robust"]], marker, color=colour, markersize=8, label=f"{label}, best (epoch {best['epoch']})"
     )
 
 
