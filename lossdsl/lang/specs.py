@@ -5,8 +5,8 @@ One row is all it takes to add one; the checker, `explain`, the docs and the eng
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -235,7 +235,6 @@ class SetRow:
     args: tuple[str, ...]
     about: str
     over: str = "input"
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 SETS: dict[str, SetRow] = {
