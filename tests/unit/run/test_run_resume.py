@@ -154,6 +154,7 @@ def test_ctrl_c_stops_at_a_batch_and_says_how_to_go_on(tmp_path: Path) -> None:
 def test_a_second_signal_ends_at_once_unless_it_is_an_echo(monkeypatch: pytest.MonkeyPatch, seconds: float, ended: bool) -> None:
     monkeypatch.setattr("lossdsl.run.progress.SAME_SIGNAL_SECONDS", seconds)
     reached = []
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born ignoring the signal
     try:
         with stop_request() as stop:
             assert not stop()
@@ -163,6 +164,8 @@ def test_a_second_signal_ends_at_once_unless_it_is_an_echo(monkeypatch: pytest.M
             reached.append(True)
     except KeyboardInterrupt:
         reached.append(False)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert reached == [not ended]
 
 
