@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossdsl.arguments import INTERRUPTED, OK, Parser, add_recipe, add_set, chosen_recipe, parse_settings, whole_number
 from lossdsl.diagnostics import UserError
+from lossdsl.render import render_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,6 +60,8 @@ def run_train(arguments: argparse.Namespace) -> int:
             where=arguments.recipe,
             fix="name a recipe, or add: train epochs = 100, batch = 128",
         )
+    for finding in recipe.checked.diagnostics:
+        print(render_text(recipe.source, finding), file=sys.stderr, end="\n\n")
     changes = {name: value for name in ("epochs", "batch") if (value := getattr(arguments, name)) is not None}
     recipe = recipe.with_train(**changes) if changes else recipe
     from lossdsl.engine.api import attack_compiler, step_compiler

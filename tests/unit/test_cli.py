@@ -426,3 +426,15 @@ def test_the_facade_is_small_and_complete() -> None:
     assert lossdsl.parse(GOOD).params == {"eps": 8 / 255} and lossdsl.load("trades").name == "trades"
     with pytest.raises(AttributeError, match="module 'lossdsl' has no attribute 'trian'"):
         _ = lossdsl.trian  # type: ignore[attr-defined]
+
+
+def test_training_says_what_the_checker_warns_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Warnings never block a run, and are not lost either: a radius in pixel units."""
+
+    def stop(request: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lossdsl.run.train.train", stop)
+    assert main(["train", "trades", "--set", "eps=8", "--set", "step=2", "--out", str(tmp_path / "run")]) == 130
+    said = capsys.readouterr().err
+    assert "warning[T08]: the radius 8 is larger than the whole input domain" in said and "trades.loss:9:21" in said
