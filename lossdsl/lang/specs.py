@@ -70,6 +70,17 @@ class RmspropOptions(StepOptions):
     centered: bool = False
 
 
+class ProxOptions(SolverOptions):
+    """`at` is an expression and is handled by the checker: the point z whose projected gradient step is taken."""
+
+    steps: Literal[1] = 1
+    weight: Positive
+
+
+class PowerOptions(SolverOptions):
+    probe: Positive
+
+
 @dataclass(frozen=True)
 class SolverRow:
     """One lower-level solver: its options, what one update does, where it comes from."""
@@ -111,8 +122,51 @@ SOLVERS: dict[str, SolverRow] = {
             "torch.optim.RMSprop on the point (gradient ascent), then projection",
             "torch.optim.RMSprop; Robey et al., alg. 1",
         ),
+        SolverRow(
+            "prox",
+            ProxOptions,
+            "projection of z - gradient at z / weight, for minimize (plus for maximize)",
+            "Zhang et al. (Fast-BAT), eq. 8",
+            needs_start=False,
+        ),
+        SolverRow(
+            "power",
+            PowerOptions,
+            "power iteration on the Hessian at the centre by finite differences of length probe; the point is the radius along the result",
+            "Miyato et al., TPAMI 2018, alg. 1 (VAT)",
+        ),
     )
 }
+
+# --- gradient flow through a lower level, root finding ----------------------------------------------------------
+
+
+class ImplicitOptions(Options):
+    """`through implicit(...)`. scale multiplies the implicit term; steps and tolerance are of the linear system's solver."""
+
+    scale: NonNegative = 1.0
+    steps: Count = 50
+    tolerance: Positive = 1e-8
+
+
+class UnrollingOptions(Options):
+    """`through unrolling`: the updates themselves are differentiated."""
+
+
+class DanskinOptions(Options):
+    """`through danskin(starts = k)`: k runs, none selected."""
+
+    starts: Count
+
+
+THROUGH: dict[str, type[Options]] = {"implicit": ImplicitOptions, "unrolling": UnrollingOptions, "danskin": DanskinOptions}
+
+
+class BisectionOptions(Options):
+    steps: Count
+
+
+FINDERS: dict[str, type[Options]] = {"bisection": BisectionOptions}
 
 # --- optimizers of the upper level --------------------------------------------------------------------------------
 
@@ -120,6 +174,8 @@ SOLVERS: dict[str, SolverRow] = {
 class OptimizerOptions(Options):
     lr: Positive
     weight_decay: NonNegative = 0.0
+    normalize: bool = False
+    """Scale the whole gradient to length one before the optimizer's step (DDi); a zero gradient stays zero."""
 
 
 class UpperSgdOptions(OptimizerOptions):
@@ -196,8 +252,30 @@ class Constant(Options):
     kind: Literal["constant"] = "constant"
 
 
-Schedule = Drop | Cyclic | Cosine | OneCycle | Constant
-SCHEDULES: dict[str, type[Options]] = {"drop": Drop, "cyclic": Cyclic, "cosine": Cosine, "onecycle": OneCycle, "constant": Constant}
+class Phases(Options):
+    """Piecewise linear: `factor[i]` times the optimizer's rate at the end of epoch `at[i]` (at = [0, 6, 12], factor = [0, 1, 0.1])."""
+
+    kind: Literal["phases"] = "phases"
+    at: tuple[NonNegative, ...]
+    factor: tuple[NonNegative, ...]
+
+    @model_validator(mode="after")
+    def _matching(self) -> Phases:
+        if len(self.at) != len(self.factor) or len(self.at) < 2 or list(self.at) != sorted(set(self.at)) or self.at[0] != 0:
+            raise ValueError("at starts with 0 and increases, and factor has as many numbers as at")
+        return self
+
+
+Schedule = Drop | Cyclic | Cosine | OneCycle | Constant | Phases
+SCHEDULES: dict[str, type[Options]] = {
+    "drop": Drop, "cyclic": Cyclic, "cosine": Cosine, "onecycle": OneCycle, "constant": Constant, "phases": Phases,
+}  # fmt: skip
+
+
+class Mix(Options):
+    """`data = mix(labelled, pseudo, fraction = 0.5)`: the share of every batch that comes from the second stream."""
+
+    fraction: Annotated[float, Field(gt=0, lt=1)]
 
 
 class TrainOptions(Options):
@@ -217,6 +295,12 @@ class TrainOptions(Options):
     """Share of the training set held out to choose the best checkpoint."""
     patience: Count | None = None
     """Stop after this many epochs without a better PGD accuracy on the validation split; None never stops early."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average of the weights, which is what is validated, kept as best and tested; None: the weights."""
+    replays: Count = 1
+    """How often each batch is used in a row, with an optimizer step each time (Free-AT's m)."""
+    data: Mix | None = None
+    """Two streams of examples, labelled and pseudo-labelled; None: one."""
 
 
 @dataclass(frozen=True)

@@ -258,6 +258,9 @@ class Builder(Transformer):  # type: ignore[type-arg]
     def named(self, meta: Meta, parts: list[Any]) -> t.Argument:
         return t.Argument(parts[1], str(parts[0]), span=_span(meta))
 
+    def until(self, meta: Meta, parts: list[Any]) -> t.Argument:
+        return t.Argument(parts[0], "until", span=_span(meta))
+
     def plain_header(self, meta: Meta, parts: list[Any]) -> t.Header:
         expr = parts[0]
         if isinstance(expr, t.Name):

@@ -330,7 +330,8 @@ def _postfix(expr: t.Index | t.Iterate | t.Call | t.Binder, rank: int) -> list[W
 
 
 def _argument(arg: t.Argument, rank: int) -> list[Word]:
-    words = [*(_words(arg.name, "=") if arg.name else []), *_expr(arg.value, rank + 1)]
+    name = [Word("until")] if arg.name == "until" else _words(arg.name, "=") if arg.name else []
+    words = [*name, *_expr(arg.value, rank + 1)]
     return words if arg.where is None else [*words, Word("where", rank=rank), *_expr(arg.where, rank + 1)]
 
 

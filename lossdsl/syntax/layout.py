@@ -89,7 +89,7 @@ def _attach(words: list[Word], text: str) -> None:
             if len(pending) > 1 or (pending and not pending[0].trailing):
                 words[place - 1].remarks += pending
                 pending = []
-        elif piece != "(":
+        elif piece != "(" and not (piece == "=" and words[place - 1].text == "until"):  # `until = e` is written `until e`
             raise AssertionError(f"the formatter lost its place: {words[place].text!r} was expected, {piece!r} is there")
     words[place].remarks = pending
 

@@ -13,9 +13,9 @@ from lossdsl.source import Source, Span
 KEYWORDS = (
     "recipe", "attack", "generator", "use", "extends", "param", "let", "def", "sample", "lower", "find", "state", "memory", "upper",
     "train", "input", "model", "remove", "maximize", "minimize", "by", "with", "in", "through", "over", "then", "from", "at", "for",
-    "where", "and", "or", "not", "title", "source", "log", "run", "count",
+    "where", "until", "and", "or", "not", "title", "source", "log", "run", "count",
 )  # fmt: skip
-RESERVED = KEYWORDS[:33]
+RESERVED = KEYWORDS[:34]
 
 CHARACTERS = {
     ";": "statements need no separator: start the next one with its keyword",
