@@ -109,6 +109,26 @@ class Recipe:
         return self.typed.optimizer
 
     @property
+    def models(self) -> dict[str, bool]:
+        """Every other model by name, and whether it is frozen."""
+        return dict(self.typed.models)
+
+    @property
+    def optimizers(self) -> dict[str, OptimizerSpec]:
+        """The optimizers of other trained models, by model; one without joins the main optimizer."""
+        return dict(self.typed.optimizers)
+
+    @property
+    def needs_index(self) -> bool:
+        """Does it keep a memory per training example?"""
+        return any(state.per_example for state in self.typed.states)
+
+    @property
+    def sampled(self) -> bool:
+        """Does it draw its batches class by class?"""
+        return self.typed.sampler is not None
+
+    @property
     def domain(self) -> tuple[Any, Any] | None:
         """The smallest and largest value of an input (numbers, or one per channel); None: all reals."""
         return self.typed.domain

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +39,22 @@ def train_arguments(parser: Parser) -> None:
     parser.add_argument("--data", default="digits", help="digits, mnist, cifar10, ... or imagefolder:PATH (digits)")
     parser.add_argument("--image-size", type=whole_number, metavar="N", help="resize and crop images of a folder to N pixels")
     parser.add_argument("--model", default="smallcnn", help="a model of the table, or module:factory (smallcnn)")
+    parser.add_argument(
+        "--bind", action="append", default=[], metavar="NAME=WHAT",
+        help="another model of the recipe: a frozen one by the directory of its run (DIR, or DIR:last), a trained one by its architecture",
+    )  # fmt: skip
+    parser.add_argument(
+        "--unlabelled", metavar="DATA",
+        help="second stream of a recipe with data = mix(...): a data set, or split:0.5 for that share of the training examples",
+    )  # fmt: skip
+    parser.add_argument(
+        "--teacher", metavar="DIR", help="run that labels the second stream (DIR, or DIR:last), or none: the label -1, which CE leaves out"
+    )
     parser.add_argument("--epochs", type=whole_number, metavar="N", help="instead of the recipe's")
     parser.add_argument("--batch", type=whole_number, metavar="N", help="instead of the recipe's")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
     parser.add_argument("--deterministic", action="store_true", help="only deterministic kernels on a GPU, which may be slower")
-    parser.add_argument("--checkpoint-every", type=whole_number, metavar="N", help="save every N batches as well")
+    parser.add_argument("--checkpoint-every", type=whole_number, metavar="N", help="save every N updates as well")
     parser.add_argument("--validation-attack", default="pgd10", metavar="SUITE", help="chooses the best checkpoint (pgd10)")
     parser.add_argument("--test-attack", default="pgd20", metavar="SUITE", help="measures the finished run (pgd20)")
     parser.add_argument(
@@ -67,14 +79,16 @@ def run_train(arguments: argparse.Namespace) -> int:
     from lossdsl.engine.api import attack_compiler, step_compiler
     from lossdsl.run.data import DataRequest
     from lossdsl.run.report import train_report
-    from lossdsl.run.train import AttackChoice, TrainRequest, train
+    from lossdsl.run.request import AttackChoice, TrainRequest
+    from lossdsl.run.train import train
 
     attacks = [AttackChoice(name, parse_settings(arguments.attack_set)) for name in (arguments.validation_attack, arguments.test_attack)]
     trainable: Any = recipe  # train and optimizer are there, which its type does not say
     request = TrainRequest(
         recipe=trainable, compile_step=step_compiler(recipe), compile_attack=attack_compiler, out=arguments.out,
         data=DataRequest(arguments.data, arguments.data_root or Path("data"), arguments.image_size, arguments.workers),
-        model=arguments.model, seed=arguments.seed, device=arguments.device, resume=arguments.resume, deterministic=arguments.deterministic,
+        model=arguments.model, binds=parse_binds(arguments.bind), unlabelled=arguments.unlabelled, teacher=arguments.teacher,
+        seed=arguments.seed, device=arguments.device, resume=arguments.resume, deterministic=arguments.deterministic,
         checkpoint_every=arguments.checkpoint_every, validation_attack=attacks[0], test_attack=attacks[1],
         command=arguments.command_line, console=_console(arguments),
     )  # fmt: skip
@@ -83,6 +97,19 @@ def run_train(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     _print_rich(train_report(result))
     return OK
+
+
+def parse_binds(words: Sequence[str]) -> dict[str, str]:
+    """NAME=WHAT of every --bind. Raises UserError for another form and for a name bound twice."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, sign, what = (part.strip() for part in word.partition("="))
+        if not (name and sign and what):
+            raise UserError(f"{word!r} binds no model", where="--bind", fix="write NAME=DIR or NAME=ARCHITECTURE, for example g=runs/erm")
+        if name in found:
+            raise UserError(f"{name} is bound twice", where="--bind", fix="keep one of them")
+        found[name] = what
+    return found
 
 
 def _console(arguments: argparse.Namespace) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lossdsl.check.scope import Scope, is_error
 from lossdsl.check.typed import Typed, show
+from lossdsl.lang.ops import OVER_BATCH
 from lossdsl.syntax import tree as t
 
 if TYPE_CHECKING:
@@ -19,10 +20,10 @@ def positional(self: Inference, e: t.Call, scope: Scope, at: Context, names: str
         if arg.name is not None:
             self.report.error("E014", f"{names} has no argument named {arg.name}", arg.span, "its arguments go by position")
             return None
-        if arg.where is not None and names not in ("batch_mean", "batch_sum"):
+        if arg.where is not None and names not in OVER_BATCH:
             self.report.error(
                 "E014",
-                f"where belongs to batch_mean and batch_sum, not to {names}",
+                f"where belongs to batch_mean, batch_sum, class_mean and class_sum, not to {names}",
                 arg.span,
                 "write for example batch_mean(e where c), or if(c, a, b)",
             )

@@ -7,10 +7,12 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from lossdsl.check import build
+from lossdsl.check.gradients import infer_gradient
 from lossdsl.check.scope import LevelName, Scope, Value, is_error
+from lossdsl.check.top import infer_top
 from lossdsl.check.typed import Axis, Domain, Typed, number_text
 from lossdsl.diagnostics import did_you_mean
-from lossdsl.lang.ops import BINDERS, NOT_YET, OPERATIONS
+from lossdsl.lang.ops import BINDERS, OPERATIONS
 from lossdsl.lang.types import CLASSES, DESCRIPTION, SCALARS, Kind
 from lossdsl.source import Span
 from lossdsl.syntax import tree as t
@@ -25,13 +27,13 @@ _OVER_INTEGERS = {"sum": "add", "mean": "add", "max": "max", "min": "min"}
 def infer_binder(self: Inference, e: t.Binder, scope: Scope, at: Context) -> Typed:
     """`max(j != y: e)`, `sum(k in 0..m-1: e)`."""
     if e.func == "grad":
-        return gradient(self, e, scope, at)
+        return infer_gradient(self, e, scope, at)
     if not e.func:
         return self.report.error("E034", "a binder is the only argument of its operation", e.span, "write for example max(j != y: e)")
     if e.func not in BINDERS:
         if e.func in OPERATIONS or e.func in scope.names:
             return self.report.error("E034", f"{e.func} binds no variable", e.span, "binders are " + ", ".join(BINDERS))
-        return self.report.error("E010", f"there is no binder {e.func}", e.span, did_you_mean(e.func, BINDERS))
+        return self.report.error("E010", f"there is no binder {e.func}", e.span, did_you_mean(e.func, (*BINDERS, "grad")))
     if isinstance(e.header.domain, t.Range):
         return over_integers(self, e, scope, at)
     domain = infer_domain(self, e.header, scope, at)
@@ -46,7 +48,7 @@ def infer_binder(self: Inference, e: t.Binder, scope: Scope, at: Context) -> Typ
     low, high = (0.0, 1.0) if e.func == "softmax" else (body.low, body.high) if e.func in ("max", "min", "mean", "sort") else (-inf, inf)
     if e.func == "sum" and body.low >= 0:
         low = 0.0
-    outer = build.depends(body, *([domain.expr] if domain.expr is not None else [])) - {f"@{axis.depth}"}
+    outer = (body.depends | domain.depends) - {f"@{axis.depth}"}
     return Typed(
         "reduce",
         (body,),
@@ -62,7 +64,7 @@ def infer_binder(self: Inference, e: t.Binder, scope: Scope, at: Context) -> Typ
 
 
 def bound(axis: Axis, span: Span) -> Typed:
-    depends = (axis.domain.expr.depends if axis.domain.expr is not None else frozenset()) | {f"@{axis.depth}"}
+    depends = axis.domain.depends | {f"@{axis.depth}"}
     return Typed("bound", (), Kind.CLASS, span, axis=axis, depends=depends, family=axis.domain)
 
 
@@ -90,8 +92,7 @@ def infer_domain(self: Inference, header: t.Header, scope: Scope, at: Context) -
             "E034", "a header runs over classes or whole numbers", span, "write j, j != y, k in 0..m-1 or j in top(9, i != y: f(x)[i])"
         )
         return None
-    self.report.not_yet("j in top(...)", header.span)
-    return None
+    return infer_top(self, header, scope, at)
 
 
 def over_integers(self: Inference, e: t.Binder, scope: Scope, at: Context) -> Typed:
@@ -161,6 +162,13 @@ def nth(self: Inference, base: Typed, e: t.Index, scope: Scope, at: Context) -> 
         return self.report.error(
             "E025", f"a sorted vector has no place {number_text(n)}", e.index.span, "places are 1, 2, ...: [1] is the largest"
         )
+    ordered = base
+    while ordered.axis is None:
+        ordered = ordered.args[0]
+    size = ordered.axis.domain.size
+    if size is not None and n > size:
+        said = f"{size} classes are sorted, and there is no place {n}"
+        return self.report.error("E025", said, e.index.span, f"places are 1..{size}; fewer where there are fewer classes")
     return Typed("nth", (base,), Kind.REAL, e.span, (n,), depends=base.depends, low=base.low, high=base.high)
 
 
@@ -198,31 +206,6 @@ def pick(self: Inference, family: Typed, e: t.Index, scope: Scope, at: Context) 
             f"use the class of a binder or an argmax over {family.family.text}",
         )
     return Typed("pick", (family, index), Kind.INPUT, e.span, depends=build.depends(family, index))
-
-
-def gradient(self: Inference, e: t.Binder, scope: Scope, at: Context) -> Typed:
-    """`grad(x: e)`, `grad(v = point: e)`: checked now, compiled later."""
-    header = e.header
-    if header.var == "theta" and header.relation == "":
-        return self.report.not_yet("gradients by the parameters", e.span)
-    if header.relation == "=" and header.domain is not None:
-        point = self.infer(header.domain, scope, at)
-    elif header.relation == "":
-        point = self.infer(t.Name(header.var, span=header.span), scope, at)
-    else:
-        return self.report.error("E034", "grad binds a point", header.span, "write grad(x: e) or grad(v = x + eta: e)")
-    if is_error(point):
-        return point
-    if point.kind is not Kind.INPUT:
-        return self.report.error(
-            "E013", f"grad is taken at an Input, and this is {DESCRIPTION[point.kind]}", header.span, label=str(point.kind)
-        )
-    variable = Value(replace(point, span=header.span), header.span, "binder")
-    body = self.scalar(e.body, scope.declare(header.var, variable), at, "the body of grad")
-    if is_error(body):
-        return body
-    self.report.not_yet(NOT_YET["grad"], e.span)
-    return Typed("grad", (point, body), Kind.INPUT, e.span, depends=build.depends(point, body))
 
 
 __all__ = ["SCALARS", "entry", "infer_binder", "nth", "pick"]

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lossdsl.check import build, draws, operations
-from lossdsl.check.arguments import counted, positional, subject
-from lossdsl.check.scope import DRAWS, ELSEWHERE, Binding, Function, Later, LevelName, Scope, functions
+from lossdsl.check import bregman, build, draws, models, operations, projection
+from lossdsl.check.arguments import counted, positional
+from lossdsl.check.scope import DRAWS, ELSEWHERE, Binding, Function, Later, LevelName, ModelName, Scope, functions, is_error
 from lossdsl.check.typed import Typed
 from lossdsl.diagnostics import suggest
-from lossdsl.lang.ops import BINDERS, FACTS_OF_A_LEVEL, NOT_YET, OPERATIONS
+from lossdsl.lang.ops import BINDERS, FACTS_OF_A_LEVEL, OPERATIONS
 from lossdsl.lang.specs import SETS
 from lossdsl.lang.types import CLASSES, DESCRIPTION, SCALARS, Kind
 from lossdsl.syntax import tree as t
@@ -37,11 +37,9 @@ def infer_call(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
     if name in _BUILT_IN:
         return _BUILT_IN[name](self, e, scope, at)
     if name in FACTS_OF_A_LEVEL:
-        return _fact(self, name, e, scope)
+        return _fact(self, name, e, scope, at)
     if name in OPERATIONS:
         return operations.infer_operation(self, OPERATIONS[name], e, scope, at)
-    if name in NOT_YET:
-        return _not_yet(self, name, e, scope, at)
     return _unknown_call(self, name, e, scope, at)
 
 
@@ -50,6 +48,8 @@ def _named_call(self: Inference, name: str, binding: Binding, e: t.Call, scope: 
     if isinstance(binding, Function):
         self.report.used.add(name)
         return _apply_def(self, binding, e, scope, at)
+    if isinstance(binding, ModelName):
+        return models.named(self, binding, e, scope, at)
     if isinstance(binding, Later):
         return Typed("?", (), Kind.CONST, e.span)
     return self.report.error(
@@ -62,6 +62,9 @@ def _unknown_call(self: Inference, name: str, e: t.Call, scope: Scope, at: Conte
     if name in BINDERS:
         over_batch = f"; over the batch: batch_{name}(e)" if name in ("mean", "sum") else ""
         return self.report.error("E034", f"{name} runs over classes", e.span, f"write {name}(j: e) or {name}(j != y: e){over_batch}")
+    if name == "grad":
+        help = "write grad(x: CE(f(x), y)), or grad(v = x + eta: CE(f(v), y))"
+        return self.report.error("E034", "grad names its point before a colon", e.span, help)
     if name == "inf":
         return self.report.error("E014", "inf is a number", e.span, "it is the order of a norm: norm(v, inf)")
     if name in SETS:
@@ -74,7 +77,7 @@ def _unknown_call(self: Inference, name: str, e: t.Call, scope: Scope, at: Conte
         return self.report.unknown(name, scope, e.func.span, at.later)
     known = {n for n in scope.names if isinstance(scope.names[n], Function)} | functions()
     best = ELSEWHERE.get(name) or suggest(name, known)
-    otherwise = "a function of your own is a def; docs/language.md lists the operations"
+    otherwise = f"a function of your own is a def; another model is declared: model {name} frozen; docs/language.md lists the operations"
     self.report.misnamed("E024", f"there is no operation {name}", e.func.span, best, otherwise)
     return Typed("?", (), Kind.CONST, e.span)
 
@@ -83,16 +86,10 @@ def _indexed_call(self: Inference, e: t.Call, scope: Scope, at: Context) -> Type
     """`f{w}(x)`, `p[g](v)`, `D[psi](p || q)`."""
     assert isinstance(e.func, t.Index)
     base, index = e.func.base, e.func.index
-    for arg in e.args:
-        self.infer(arg.value, scope, at)
-    if e.func.bracket == "{":
-        return self.report.not_yet("models at other weights, f{w}", e.span)
     if base == t.Name("D"):
-        return self.report.not_yet(NOT_YET["D"], e.span)
+        return bregman.infer_divergence(self, e, scope, at)
     if base in (t.Name("p"), t.Name("f")) and isinstance(index, t.Name):
-        if scope.get(index.id) is None:
-            return self.report.unknown(index.id, scope, index.span)
-        return self.report.not_yet("other models", e.span)
+        return models.indexed(self, base.id, e, scope, at)
     return self.report.error(
         "E014", "this cannot be called", e.func.span, "p[g](v) is model g's probability, D[psi](p || q) a Bregman divergence"
     )
@@ -100,8 +97,6 @@ def _indexed_call(self: Inference, e: t.Call, scope: Scope, at: Context) -> Type
 
 def _apply_def(self: Inference, function: Function, e: t.Call, scope: Scope, at: Context) -> Typed:
     node = function.node
-    if node.name in at.defs:
-        return self.report.error("E026", f"{node.name} calls itself", e.span, "defs are not recursive")
     args = positional(self, e, scope, at, node.name)
     if args is None:
         return Typed("?", (), Kind.CONST, e.span)
@@ -115,41 +110,34 @@ def _apply_def(self: Inference, function: Function, e: t.Call, scope: Scope, at:
     return self.apply(function, e, args, at)
 
 
-def _model(self: Inference, name: str, e: t.Call, scope: Scope, at: Context) -> Typed:
-    """`f(v)` and `p(v)`."""
-    args = positional(self, e, scope, at, name)
-    if args is None:
-        return Typed("?", (), Kind.CONST, e.span)
-    if len(args) != 1:
-        return self.report.error("E014", f"{name} takes one point and got {len(args)}", e.span, f"write {name}(x)")
-    point = args[0]
-    if point.kind is not Kind.INPUT:
-        help = f"write for example {name}(x)"
-        if name == "p" and point.op == "logits":
-            help = f"p is already the softmax of f: write p({subject(point.args[0])})"
-        return self.report.error(
-            "E013", f"{name} takes an Input, and this is {DESCRIPTION[point.kind]}", e.args[0].span, help, label=str(point.kind)
-        )
-    logits = Typed("logits", (point,), Kind.LOGITS, e.span, depends=point.depends | {"theta"})
-    if name == "f":
-        return logits
-    return Typed("prob", (logits,), Kind.PROB, e.span, depends=logits.depends, low=0.0, high=1.0)
-
-
-def _fact(self: Inference, name: str, e: t.Call, scope: Scope) -> Typed:
+def _fact(self: Inference, name: str, e: t.Call, scope: Scope, at: Context) -> Typed:
     arg = e.args[0].value if len(e.args) == 1 else None
+    if isinstance(arg, t.Index) and isinstance(arg.base, t.Name) and isinstance(scope.get(arg.base.id), LevelName):
+        member = self.infer(arg, scope, at)
+        family = scope.get(arg.base.id)
+        if is_error(member) or not isinstance(family, LevelName):
+            return member
+        return _fact_of(self, name, e, family, member.args[1])
     binding = scope.get(arg.id) if isinstance(arg, t.Name) else None
+    if isinstance(binding, LevelName) and binding.domain is not None:
+        return self.infer(t.Name(binding.name, span=e.args[0].span), scope, at)
     if not isinstance(binding, LevelName):
         return self.report.error(
             "E017", f"{name} speaks of the solution of a lower level", e.span, f"write {name}(x') with x' declared by lower"
         )
     self.report.used.add(binding.name)
-    if binding.domain is not None:
-        return self.report.not_yet(f"{name} of a family", e.span)
-    if name != "fooled":
-        return self.report.not_yet(f"{name}(x')", e.span)
+    return _fact_of(self, name, e, binding)
+
+
+def _fact_of(self: Inference, name: str, e: t.Call, binding: LevelName, index: Typed | None = None) -> Typed:
+    """A fact about a level's solution, for a family about its member at a class."""
+    if binding.over != "input" or not binding.facts:
+        help = f"{name} speaks of perturbed inputs after the level that finds them"
+        return self.report.error("E017", f"{name} says nothing about {binding.name} here", e.span, help)
     high = 1.0 if name == "fooled" else float(binding.steps or 0)
-    return Typed("fact", (), Kind.REAL, e.span, (name, binding.name), depends=frozenset({binding.name, "theta"}), low=0.0, high=high)
+    depends = frozenset({binding.name, "theta"}) | (index.depends if index else frozenset())
+    fact = Typed("fact", () if index is None else (index,), Kind.REAL, e.span, (name, binding.name), depends=depends, low=0.0, high=high)
+    return fact
 
 
 def _if(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
@@ -183,19 +171,13 @@ def _stop(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
     return replace(args[0], op="stop", args=(args[0],), attrs=(), value=None, axis=None, span=e.span) if args[0].op != "number" else args[0]
 
 
-def _not_yet(self: Inference, name: str, e: t.Call, scope: Scope, at: Context) -> Typed:
-    """Constructs whose kernel comes later: their arguments are checked, and one finding says so."""
-    sets = [a for a in e.args if isinstance(a.value, t.Call) and isinstance(a.value.func, t.Name) and a.value.func.id in SETS]
-    for arg in e.args:
-        if arg not in sets:
-            self.infer(arg.value, scope, at)
-    return self.report.not_yet(NOT_YET[name], e.span)
-
-
 _BUILT_IN: dict[str, Callable[[Inference, t.Call, Scope, Context], Typed]] = {
-    "f": lambda self, e, scope, at: _model(self, "f", e, scope, at),
-    "p": lambda self, e, scope, at: _model(self, "p", e, scope, at),
+    "f": lambda self, e, scope, at: models.call(self, "f", e, scope, at),
+    "p": lambda self, e, scope, at: models.call(self, "p", e, scope, at),
     "if": _if,
     "stop": _stop,
+    "D": bregman.infer_divergence,
+    "project": projection.infer_projection,
+    "interior": projection.infer_projection,
     **dict.fromkeys(DRAWS, draws.infer_draw),
 }

@@ -6,7 +6,9 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from lossdsl.check import build
-from lossdsl.check.scope import Scope, is_error
+from lossdsl.check.arguments import counted
+from lossdsl.check.flow import varies
+from lossdsl.check.scope import Scope, Value, is_error
 from lossdsl.check.typed import Typed, number_text
 from lossdsl.diagnostics import did_you_mean, suggest
 from lossdsl.lang.specs import SETS
@@ -37,7 +39,7 @@ def infer_draw(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:
     wanted = {"normal": 1, "uniform": 2, "rademacher": 0, "corner": 1}[name]
     if len(e.args) != wanted:
         forms = {"normal": "normal(s)", "uniform": "uniform(SET) or uniform(lo, hi)", "rademacher": "rademacher", "corner": "corner(SET)"}
-        return self.report.error("E014", f"{name} takes {wanted} arguments and got {len(e.args)}", e.span, f"write {forms[name]}")
+        return self.report.error("E014", f"{name} takes {counted(wanted)} and got {len(e.args)}", e.span, f"write {forms[name]}")
     numbers = [self.scalar(a.value, scope, at, f"the argument of {name}") for a in e.args]
     if is_error(*numbers):
         return Typed("?", (), Kind.CONST, e.span)
@@ -65,7 +67,8 @@ def infer_set(self: Inference, e: t.Expr, scope: Scope, at: Context) -> tuple[st
         self.report.misnamed("E020", f"there is no set {name}", e.func.span, best, f"balls around a point are {', '.join(balls)}")
         return None
     if SETS[name].over != "input":
-        self.report.not_yet(f"levels over {SETS[name].over}", e.span)
+        what = {"weights": "weights", "classes": "class weights"}[SETS[name].over]
+        self.report.error("E020", f"{name} is a set of {what}, not of inputs", e.span, "for example linf(x, eps)")
         return None
     if len(e.args) != 2 or any(a.name for a in e.args):
         self.report.error("E014", f"{name} takes a centre and a radius", e.span, f"write {name}(x, eps)")
@@ -117,6 +120,33 @@ def sample_kind(self: Inference, draw: Typed, over: t.Expr | None, scope: Scope)
         )
         return None
     return name, kinds[name]
+
+
+def infer_sampler(self: Inference, given: list[t.Argument], scope: Scope, at: Context) -> Typed | None:
+    """`sampler = classes(q)`: the law of the classes that a batch is drawn from; None after reporting."""
+    if len(given) > 1:
+        self.report.error("E011", "sampler is given twice", given[1].span, "keep one of them")
+        return None
+    e = given[0].value
+    if not (isinstance(e, t.Call) and e.func == t.Name("classes") and len(e.args) == 1):
+        self.report.error("E014", "a sampler draws classes", e.span, "write sampler = classes(q) with q a probability for each class")
+        return None
+    law = self.infer(e.args[0].value, scope, at)
+    if is_error(law):
+        return None
+    help = "build it from states, for example softmax(j: w[j]) with state w = zeros(K) then ..."
+    if law.kind not in (Kind.VECTOR, Kind.PROB):
+        self.report.error("E013", f"a sampler has one number per class, and this is {DESCRIPTION[law.kind]}", e.args[0].span, help)
+        return None
+    if varies(law) or any(not _is_state(scope, name) for name in law.depends):
+        self.report.error("E027", "a sampler is asked before the batch is there, and this depends on the batch", e.args[0].span, help)
+        return None
+    return law
+
+
+def _is_state(scope: Scope, name: str) -> bool:
+    binding = scope.get(name)
+    return isinstance(binding, Value) and binding.what == "state"
 
 
 __all__ = ["SCALARS", "infer_draw", "infer_set", "sample_kind"]

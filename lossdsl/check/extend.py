@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lossdsl.check.scope import Report
+from lossdsl.check.structure import introduced
 from lossdsl.diagnostics import did_you_mean
 from lossdsl.syntax import tree as t
 
@@ -39,8 +40,10 @@ def split_samples(items: tuple[t.Item, ...]) -> list[t.Item]:
 
 
 def extend(base: t.Declaration, own: t.Declaration, report: Report) -> t.Declaration:
-    """Merge: a redeclared item takes the old one's place, new items go before `upper`, `remove` drops."""
+    """Merge: a redeclared item takes the old one's place, a new one goes before the first statement that speaks of it, or before
+    `upper`; `remove` drops an item."""
     items = [i for i in split_samples(base.items) if not (isinstance(i, t.Keyword) and i.keyword in ("title", "source"))]
+    new: list[t.Item] = []
     for item in split_samples(own.items):
         if isinstance(item, t.Keyword) and item.keyword == "remove":
             items = _remove(items, item, report)
@@ -48,10 +51,28 @@ def extend(base: t.Declaration, own: t.Declaration, report: Report) -> t.Declara
         place = next((n for n, old in enumerate(items) if identity(old) == identity(item)), None)
         if place is not None:
             items[place] = _inherit(items[place], item)
+        else:
+            new.append(item)
+    return t.Declaration(own.kind, own.name, None, tuple(_with_new(items, new)), span=own.span)
+
+
+def _with_new(items: list[t.Item], new: list[t.Item]) -> list[t.Item]:
+    """New items in their places, the last one first, so that each can be found by those that were written after it."""
+    anchor: t.Item | None = next((i for i in items if isinstance(i, t.Upper)), None)
+    for item in reversed(new):
+        if isinstance(item, t.Train | t.Keyword):
+            items.append(item)
             continue
-        upper = next((n for n, old in enumerate(items) if isinstance(old, t.Upper)), len(items))
-        items.insert(upper if not isinstance(item, t.Train | t.Keyword) else len(items), item)
-    return t.Declaration(own.kind, own.name, None, tuple(items), span=own.span)
+        end = next((n for n, i in enumerate(items) if i is anchor), len(items))
+        names = set(introduced(item))
+        user = next((n for n, i in enumerate(items[:end]) if names & _spoken_of(i)), None)
+        items.insert(end if user is None else user, item)
+        anchor = item if user is None else anchor
+    return items
+
+
+def _spoken_of(item: t.Item) -> set[str]:
+    return {node.id for node in t.walk(item) if isinstance(node, t.Name)}
 
 
 def _remove(items: list[t.Item], item: t.Keyword, report: Report) -> list[t.Item]:
@@ -75,7 +96,9 @@ def _inherit(old: t.Item, new: t.Item) -> t.Item:
                 through=new.through or old.through,
             )
         case t.Upper(), t.Upper():
-            return replace(new, optimizers=new.optimizers or old.optimizers, mode=new.mode or old.mode, joint=new.joint or old.joint)
+            return replace(
+                new, at=new.at or old.at, optimizers=new.optimizers or old.optimizers, mode=new.mode or old.mode, joint=new.joint or old.joint
+            )  # fmt: skip
         case t.Train(), t.Train():
             merged = {a.name: a for a in (*old.options, *new.options)}
             return replace(new, options=tuple(merged.values()))

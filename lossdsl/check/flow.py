@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lossdsl.check.typed import Typed
+from lossdsl.check.typed import Domain, Typed
 from lossdsl.lang.ops import OPERATIONS
+from lossdsl.lang.types import Kind
 
 _FLAT = frozenset(("stop", "fact", "bound", "lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"))
 """Core forms whose value has zero gradient."""
@@ -31,3 +32,22 @@ def gradient_reaches(e: Typed, source: Callable[[Typed], bool]) -> bool:
             return True
         stack.extend(node.args[1:] if node.op == "if" else node.args)
     return False
+
+
+_SHARED = frozenset(("number", "classes", "weights", "batch_mean", "batch_sum", "class_mean", "class_sum", "zeros", "ones", "grad_theta"))
+_OWN = frozenset(("input", "label", "point", "pick", "found", "fact", "logits", "leaf", "grad", "draw"))
+
+
+def varies(e: Typed) -> bool:
+    """Can the value differ between the examples of a batch?"""
+    if e.op in _SHARED:
+        return False
+    if e.op in _OWN or (e.op in ("sample", "state") and e.kind is not Kind.CONST and not (e.op == "state" and e.kind is Kind.VECTOR)):
+        return True
+    return any(varies(a) for a in e.args) or (e.axis is not None and _differ(e.axis.domain))
+
+
+def _differ(domain: Domain) -> bool:
+    """Can the classes differ between examples?"""
+    own = domain.expr is not None and varies(domain.expr)
+    return own or (domain.inner is not None and _differ(domain.inner.domain))

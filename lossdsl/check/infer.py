@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 
 from lossdsl.check import binders, build, calls
-from lossdsl.check.scope import BUILT_IN, Function, Later, LevelName, Report, Scope, Value, functions, is_error
+from lossdsl.check.scope import BUILT_IN, Function, Later, LevelName, ModelName, Report, Scope, Value, functions, is_error
 from lossdsl.check.typed import Domain, Typed, same, show
 from lossdsl.diagnostics import Edit
 from lossdsl.lang.ops import OPERATIONS
@@ -23,6 +24,8 @@ class Context:
     defs: tuple[str, ...] = ()
     draws: bool = False
     later: frozenset[str] = frozenset()
+    logged: bool = False
+    """In a log statement, where gradients by the parameters may stand."""
 
     def deeper(self) -> Context:
         return replace(self, depth=self.depth + 1)
@@ -39,6 +42,14 @@ class Inference:
     def __init__(self, report: Report) -> None:
         self.report = report
         self._left_out: list[Domain] = []
+        self.tops: list[Domain] = []
+        """The domains `top(...)` met so far."""
+        self._leaves = 0
+
+    def leaf(self, name: str, point: Typed) -> Typed:
+        """A fresh variable at a point, for grad."""
+        self._leaves += 1
+        return Typed("leaf", (), point.kind, point.span, (name, self._leaves), depends=point.depends, low=point.low, high=point.high)
 
     def all_but(self, out: Typed) -> Domain:
         """The classes other than one; equal expressions give equal domains."""
@@ -94,8 +105,12 @@ class Inference:
         match binding:
             case Value(typed=typed):
                 return typed if typed.op == "?" else replace(typed, span=e.span) if typed.op == "number" else typed
-            case LevelName(domain=None):
-                return Typed("point", (), Kind.INPUT, e.span, (e.id,), depends=frozenset({e.id}))
+            case LevelName(domain=None, over=over):
+                op, kind = {"input": ("point", Kind.INPUT), "weights": ("weights", Kind.WEIGHTS), "classes": ("point", Kind.VECTOR)}[over]
+                limits = (0.0, 1.0) if over == "classes" else (-inf, inf)
+                return Typed(op, (), kind, e.span, (e.id,), depends=frozenset({e.id}), low=limits[0], high=limits[1])
+            case ModelName():
+                return self.report.error("E014", f"{e.id} is a model, a function of a point", e.span, f"write {e.id}(x)")
             case LevelName(domain=domain):
                 text = domain.text if domain else ""
                 return self.report.error(
@@ -117,7 +132,7 @@ class Inference:
         if e.id in leaves:
             return replace(leaves[e.id], span=e.span)
         if e.id == "theta":
-            return self.report.not_yet("theta as a value", e.span)
+            return Typed("weights", (), Kind.WEIGHTS, e.span, ("theta",), depends=frozenset({"theta"}))
         if e.id == "rademacher" and at.draws:
             return self.infer(t.Call(e, (), span=e.span), scope, at)
         if e.id in ("f", "p"):
@@ -198,8 +213,8 @@ class Inference:
     # --- postfix forms ---
 
     def _index(self, e: t.Index, scope: Scope, at: Context) -> Typed:
-        if e.bracket == "{":
-            return self.report.not_yet("models at other weights, f{w}", e.span)
+        if e.bracket == "{" or (isinstance(e.base, t.Name) and e.base.id in ("f", "p") and scope.get(e.base.id) is None):
+            return self.report.error("E014", "a model is a function of a point", e.span, "write for example f{w}(x) or p[g](x)")
         family = self._family(e.base, scope, at)
         if family is not None:
             return binders.pick(self, family, e, scope, at)

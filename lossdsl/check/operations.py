@@ -11,7 +11,7 @@ from lossdsl.check.arguments import counted, positional, subject
 from lossdsl.check.scope import Scope, is_error
 from lossdsl.check.typed import Typed
 from lossdsl.diagnostics import Edit
-from lossdsl.lang.ops import Operation
+from lossdsl.lang.ops import OVER_BATCH, Operation
 from lossdsl.lang.types import CLASSES, DESCRIPTION, OVER_CLASSES, SCALARS, Kind
 from lossdsl.source import Span
 from lossdsl.syntax import tree as t
@@ -29,7 +29,7 @@ def infer_operation(self: Inference, row: Operation, e: t.Call, scope: Scope, at
     args = positional(self, e, scope, at, row.name)
     if args is None or self.sorted_vector(*args):
         return Typed("?", (), Kind.CONST, e.span)
-    malformed = _form(self, row, e, len(args))
+    malformed = form(self, row, e, len(args))
     if malformed is not None:
         return malformed
     spans = [a.value.span for a in e.args]
@@ -39,7 +39,7 @@ def infer_operation(self: Inference, row: Operation, e: t.Call, scope: Scope, at
     if row.name == "CE" and args[0].kind in CLASSES:
         wrong = [0]
     if wrong:
-        return [_refuse(self, row, args, n, spans) for n in wrong][0]
+        return [refuse(self, row, args, n, spans) for n in wrong][0]
     for position in row.static:
         if position < len(args) and args[position].value is None:
             return self.report.error(
@@ -48,7 +48,7 @@ def infer_operation(self: Inference, row: Operation, e: t.Call, scope: Scope, at
     return _operation_node(self, row, e, args, scope, at)
 
 
-def _form(self: Inference, row: Operation, e: t.Call, count: int) -> Typed | None:
+def form(self: Inference, row: Operation, e: t.Call, count: int) -> Typed | None:
     """The error of a call with the wrong separator or number of arguments."""
     if e.double_bar and row.bars == "no":
         return self.report.error("E014", f"{row.name} is written with a comma", e.span, f"write {row.example}")
@@ -64,19 +64,18 @@ def _form(self: Inference, row: Operation, e: t.Call, count: int) -> Typed | Non
 
 def _values(self: Inference, row: Operation, e: t.Call, args: list[Typed]) -> Typed | None:
     """The error of arguments whose types are right and whose values are not."""
+    if row.name in ("zeros", "ones") and args[0].op != "classes":
+        return self.report.error("E016", f"{row.name} has one number per class", e.args[0].span, f"write {row.name}(K)")
     if row.name == "norm" and args[1].value not in (*_NORMS, float("inf")):
         return self.report.error("E016", f"there is no norm of order {args[1].value}", e.args[1].span, "the order is 1, 2 or inf")
     if row.name == "smooth" and not 0 <= (args[1].value or 0) <= 1:
         return self.report.error(
             "E016", "the share of label smoothing lies between 0 and 1", e.args[1].span, f"write for example {row.example}"
         )
-    if row.name in ("dot", "cos") and (args[0].kind is Kind.INPUT) != (args[1].kind is Kind.INPUT):
-        return self.report.error(
-            "E013",
-            f"{row.name} takes two Inputs or two Vectors",
-            e.span,
-            f"these are {DESCRIPTION[args[0].kind]} and {DESCRIPTION[args[1].kind]}",
-        )
+    if row.name in ("dot", "cos") and any((args[0].kind is kind) != (args[1].kind is kind) for kind in (Kind.INPUT, Kind.WEIGHTS)):
+        said = f"{row.name} takes two values of one space, and these are {DESCRIPTION[args[0].kind]} and {DESCRIPTION[args[1].kind]}"
+        help = "both live in input space, both over the classes, or both are Weights: did you forget f(...) or grad(...)?"
+        return self.report.error("E013", said, e.span, help)
     return None
 
 
@@ -89,6 +88,8 @@ def _operation_node(self: Inference, row: Operation, e: t.Call, args: list[Typed
     kind = row.result or (Kind.VECTOR if args[0].kind in OVER_CLASSES else args[0].kind)
     if row.result is None and kind in SCALARS:
         kind = build.scalar_kind(*args)
+    if row.name in ("norm", "dot", "cos") and args[0].kind is Kind.WEIGHTS:
+        kind = Kind.CONST
     if row.name == "log" and args[0].high <= 1:
         row = replace(row, high=0.0)
     condition = _condition(self, e, scope, at)
@@ -96,21 +97,21 @@ def _operation_node(self: Inference, row: Operation, e: t.Call, args: list[Typed
         if is_error(condition):
             return condition
         args = [*args, condition]
-    if row.name in ("batch_mean", "batch_sum"):
+    if row.name in OVER_BATCH:
         return _over_batch(self, row, e, args, kind)
     return Typed(row.name, tuple(args), kind, e.span, depends=build.depends(*args), low=row.low, high=row.high)
 
 
 def _over_batch(self: Inference, row: Operation, e: t.Call, args: list[Typed], kind: Kind) -> Typed:
-    """batch_mean and batch_sum, with their range; 0 is in it where a condition can leave nothing."""
+    """Means and sums over the batch or over its examples of each class, with their range; 0 is in it where nothing may be left."""
     depends = build.depends(*args)
     if any(name.startswith("@") for name in depends):
-        help = "take the batch mean outside: batch_mean(max(j != y: e))"
+        help = f"take it outside: {row.name}(max(j != y: e))"
         return self.report.error("E013", f"{row.name} cannot stand inside a binder over classes", e.span, help)
     low, high = args[0].low, args[0].high
-    if row.name == "batch_sum":
+    if row.name in ("batch_sum", "class_sum"):
         low, high = (-inf if low < 0 else 0.0), (inf if high > 0 else 0.0)
-    elif len(args) > 1:
+    elif len(args) > 1 or row.name == "class_mean":
         low, high = min(low, 0.0), max(high, 0.0)
     return Typed(row.name, tuple(args), kind, e.span, depends=depends | {"batch"}, low=low, high=high)
 
@@ -120,7 +121,7 @@ def _condition(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed |
     return None if where is None else self.scalar(where, scope, at, "the condition after where")
 
 
-def _refuse(self: Inference, row: Operation, args: list[Typed], position: int, spans: list[Span]) -> Typed:
+def refuse(self: Inference, row: Operation, args: list[Typed], position: int, spans: list[Span]) -> Typed:
     """The wrong type for an operation, with the way out."""
     value, span = args[position], spans[position]
     said = row.refusal or "does not take this"

@@ -10,7 +10,7 @@ from lossdsl.check.infer import Context, Inference
 from lossdsl.check.scope import Scope
 from lossdsl.check.typed import number_text
 from lossdsl.diagnostics import suggest
-from lossdsl.lang.specs import SCHEDULES, Options, SolverOptions, TrainOptions
+from lossdsl.lang.specs import SCHEDULES, Mix, Options, SolverOptions, TrainOptions
 from lossdsl.source import Span
 from lossdsl.syntax import tree as t
 
@@ -89,6 +89,8 @@ def _value(self: Inference, model: type[BaseModel], arg: t.Argument, scope: Scop
     assert arg.name is not None
     if model is TrainOptions and arg.name == "schedule":
         return schedule(self, arg, scope, at)
+    if model is TrainOptions and arg.name == "data":
+        return mixture(self, arg, scope, at)
     words = _words(model, arg.name)
     if isinstance(arg.value, t.Name) and (arg.value.id in words or (words and scope.get(arg.value.id) is None)):
         if arg.value.id not in words:
@@ -115,14 +117,22 @@ def schedule(self: Inference, arg: t.Argument, scope: Scope, at: Context) -> Any
         return None
     call = arg.value if isinstance(arg.value, t.Call) else t.Call(arg.value, (), span=arg.value.span)
     name = call.func.id if isinstance(call.func, t.Name) else ""
-    if name == "phases":
-        self.report.not_yet("schedules in phases", call.span)
-        return None
     if name not in SCHEDULES:
         otherwise = "the schedules are " + ", ".join(SCHEDULES)
         self.report.misnamed("E030", f"there is no schedule {name}".rstrip(), call.func.span, suggest(name, SCHEDULES), otherwise)
         return None
     return validated(self, SCHEDULES[name], name, call.args, call.span, scope, at)
+
+
+def mixture(self: Inference, arg: t.Argument, scope: Scope, at: Context) -> Any | None:
+    """`data = mix(labelled, pseudo, fraction = 0.5)`."""
+    call = arg.value
+    streams = tuple(a.value for a in call.args if a.name is None) if isinstance(call, t.Call) else ()
+    if not isinstance(call, t.Call) or call.func != t.Name("mix") or streams != (t.Name("labelled"), t.Name("pseudo")):
+        help = "write data = mix(labelled, pseudo, fraction = 0.5): the share of every batch that has pseudo-labels"
+        self.report.error("E030", "data mixes a labelled and a pseudo-labelled stream", arg.value.span, help)
+        return None
+    return validated(self, Mix, "mix", tuple(a for a in call.args if a.name is not None), call.span, scope, at)
 
 
 def _explain(self: Inference, model: type[BaseModel], faults: list[Any], what: str, given: dict[str, t.Expr], span: Span) -> None:
@@ -155,7 +165,8 @@ def _allowed(model: type[BaseModel], name: str) -> str:
     if words:
         return "one of " + ", ".join(words)
     if tuple in kinds:
-        return "a list of whole numbers from 1, such as [75, 90]"
+        whole = "int" in str(field.annotation)
+        return "a list of whole numbers from 1, such as [75, 90]" if whole else "a list of numbers from 0, such as [0, 1, 0.1]"
     exact = [k for k in kinds if isinstance(k, int)]
     if exact:
         return f"always {exact[0]}"

@@ -85,7 +85,8 @@ class Params:
         ends = (limits.low, limits.high) if isinstance(limits, t.Range) else limits.items if isinstance(limits, t.Sequence) else ()
         if len(ends) != 2:
             assert limits is not None
-            self.inference.report.error("E034", "the range of a param is 1..9 or [0, 1]", limits.span)
+            help = "write 1..9 for whole numbers, or [0, 1]"
+            self.inference.report.error("E034", "the range of a param has two ends", limits.span, help)
             return False
         low, high = (self.inference.number(end, scope, at, "the end of a range") for end in ends)
         if low is None or high is None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from lossdsl.check import draws, levels
+from lossdsl.check import bregman, draws, levels, states
 from lossdsl.check.infer import Context, Inference, X, Y, scalar_help
 from lossdsl.check.options import validated
 from lossdsl.check.params import Params
-from lossdsl.check.scope import BUILT_IN, Function, Later, LevelName, Report, Scope, Value, functions, is_error
+from lossdsl.check.scope import BUILT_IN, Function, Later, ModelName, Report, Scope, Value, functions, is_error
 from lossdsl.check.structure import complete, introduced
-from lossdsl.check.typed import Typed, TypedLevel, TypedRecipe, TypedSample
+from lossdsl.check.typed import Typed, TypedFind, TypedLevel, TypedRecipe, TypedSample, TypedState
+from lossdsl.check.upper import check_upper
 from lossdsl.diagnostics import Related
 from lossdsl.lang.specs import OptimizerSpec, TrainOptions
 from lossdsl.lang.types import DESCRIPTION, SCALARS, Kind
@@ -29,7 +31,13 @@ class Checker:
         self.scope = Scope()
         self.later: frozenset[str] = frozenset()
         self.samples: list[TypedSample] = []
-        self.levels: list[TypedLevel] = []
+        self.stages: list[TypedLevel | TypedFind] = []
+        self.states: list[TypedState] = []
+        self.models: dict[str, bool] = {}
+        self.optimizers: dict[str, OptimizerSpec] = {}
+        self.upper_at: str | None = None
+        self.upper_mode, self.joint = "train", False
+        self.sampler: Typed | None = None
         self.logs: list[tuple[str, Typed]] = []
         self.words: dict[str, str] = {}
         self.objective: Typed | None = None
@@ -37,6 +45,10 @@ class Checker:
         self.train: TrainOptions | None = None
         self.domain: tuple[Any, Any] | None = (0.0, 1.0)
         self.places: dict[str, Span] = {}
+
+    @property
+    def levels(self) -> list[TypedLevel]:
+        return [s for s in self.stages if isinstance(s, TypedLevel)]
 
     @property
     def at(self) -> Context:
@@ -48,13 +60,15 @@ class Checker:
         for item in shared:
             if isinstance(item, t.Def):
                 self._define(item)
+        states.foretell(self, node)
         for item in node.items:
             self.later -= frozenset(introduced(item))
             getattr(self, "_" + type(item).__name__.lower())(item)
         complete(self, node)
         return TypedRecipe(
             node.kind, node.name, self.words.get("title", ""), self.words.get("source", ""), self.params.values, tuple(self.samples),
-            tuple(self.levels), self.objective, tuple(self.logs), self.optimizer, self.train, self.domain, self.words.get("count"),
+            tuple(self.stages), self.objective, tuple(self.logs), self.optimizer, self.train, self.domain, self.words.get("count"),
+            self.models, self.optimizers, tuple(self.states), self.upper_at, self.upper_mode, self.joint, self.sampler,
         )  # fmt: skip
 
     def declare(self, name: str, binding: Any, span: Span, what: str) -> None:
@@ -74,7 +88,7 @@ class Checker:
 
     def _define(self, node: t.Def) -> None:
         if node.generator:
-            self.report.not_yet("generators", node.span)
+            bregman.define(self, node)
             return
         if len(set(node.args)) != len(node.args):
             self.report.error("E011", f"{node.name} has two arguments of one name", node.span, "give each argument its own name")
@@ -123,7 +137,7 @@ class Checker:
         self.declare(node.name, Value(typed, node.span, "param"), node.span, "param")
 
     def _let(self, node: t.Let) -> None:
-        typed = self.inference.infer(node.value, self.scope, self.at)
+        typed = self.inference.infer(node.value, self.scope, replace(self.at, logged=node.recorded))
         if node.mode is not None and not is_error(typed) and typed.op != "number":
             typed = Typed(
                 "mode",
@@ -162,7 +176,7 @@ class Checker:
                     draw_expr.span,
                     "write uniform(...), normal(s), corner(SET) or rademacher",
                 )
-            levels_used = sorted({level.var for level in self.levels} & draw.depends)
+            levels_used = sorted({stage.var for stage in self.stages} & draw.depends)
             if levels_used:
                 help = "draw a perturbation, for example uniform(linf(0, eps)), and add it where it is used"
                 draw = self.report.error("E027", f"{name} is drawn before the level of {levels_used[0]} runs", draw_expr.span, help)
@@ -175,34 +189,31 @@ class Checker:
             self.declare(name, Value(value, node.span, "sample"), node.span, "sample")
 
     def _level(self, node: t.Level) -> None:
-        level, steps, domain = levels.check_level(self, node)
+        level, name = levels.check_level(self, node)
         if level is not None:
-            self.levels.append(level)
-        if node.run is None and node.index is not None and domain is None:
+            self.stages.append(level)
+        if node.run is None and node.index is not None and name.domain is None:
             self.scope = self.scope.declare(node.var, Later("a family"))
         elif node.run is None and not isinstance(self.scope.get(node.var), Later):
-            self.declare(node.var, LevelName(node.var, steps, domain, node.span), node.span, "lower variable")
+            self.declare(node.var, name, node.span, "lower variable")
 
     def _upper(self, node: t.Upper) -> None:
         if self.words.get("upper"):
             self.report.error("E022", "there are two upper levels", node.span, "a recipe has one")
             return
         self.words["upper"] = "yes"
-        levels.check_upper(self, node)
+        check_upper(self, node)
 
     def _train(self, node: t.Train) -> None:
         if self.words.get("train"):
             self.report.error("E011", "there are two train statements", node.span, "join them")
             return
         self.words["train"] = "yes"
-        later = {"ema": "weight averaging", "sampler": "class sampling", "data": "mixed data streams"}
-        options = []
-        for option in node.options:
-            if option.name in later:
-                self.report.not_yet(later[option.name], option.span)
-            else:
-                options.append(option)
-        self.train = validated(self.inference, TrainOptions, "train", tuple(options), node.span, self.scope, self.at)
+        sampler = [option for option in node.options if option.name == "sampler"]
+        rest = tuple(option for option in node.options if option not in sampler)
+        self.train = validated(self.inference, TrainOptions, "train", rest, node.span, self.scope, self.at)
+        if sampler:
+            self.sampler = draws.infer_sampler(self.inference, sampler, self.scope, self.at)
 
     def _input(self, node: t.Input) -> None:
         if node.name != "x":
@@ -210,16 +221,17 @@ class Checker:
         self.domain = levels.input_domain(self, node.domain)
 
     def _find(self, node: t.Find) -> None:
-        self.report.not_yet("find", node.span)
-        self.declare(node.name, Later("find"), node.span, "find")
+        found = states.check_find(self, node)
+        if found is not None:
+            self.stages.append(found)
+        self.declare(node.name, states.found_value(self, node, found), node.span, "find")
 
     def _state(self, node: t.State) -> None:
-        self.report.not_yet("memory" if node.per_example else "state", node.span)
-        self.declare(node.name, Later("state"), node.span, "state")
+        states.check_state(self, node)
 
     def _model(self, node: t.Model) -> None:
-        self.report.not_yet("other models", node.span)
-        self.declare(node.name, Later("other models"), node.span, "model")
+        self.declare(node.name, ModelName(node.name, node.frozen, node.span), node.span, "model")
+        self.models[node.name] = node.frozen
 
 
 def _number(value: float | int, span: Span) -> Typed:

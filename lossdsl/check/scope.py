@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from lossdsl.check.typed import Axis, Domain, Typed
 from lossdsl.diagnostics import Diagnostic, Edit, Related, suggest
-from lossdsl.lang.ops import BINDERS, FACTS_OF_A_LEVEL, NOT_YET, OPERATIONS
+from lossdsl.lang.ops import BINDERS, FACTS_OF_A_LEVEL, OPERATIONS
 from lossdsl.lang.specs import SETS
 from lossdsl.lang.types import Kind
 from lossdsl.source import NOWHERE, Span
@@ -30,7 +30,7 @@ BUILT_IN = ("x", "y", "f", "p", "theta", "K")
 
 def functions() -> frozenset[str]:
     """Every name that can be called; the tables can grow from Python."""
-    return frozenset({"f", "p", "if", "stop", *OPERATIONS, *BINDERS, *FACTS_OF_A_LEVEL, *NOT_YET, *SETS, *DRAWS})
+    return frozenset({"f", "p", "if", "stop", "D", "grad", *OPERATIONS, *BINDERS, *FACTS_OF_A_LEVEL, *SETS, *DRAWS})
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,19 @@ class LevelName:
     span: Span
     own: Axis | None = None
     """Inside the level's own objective: the only class its variable can be taken at."""
+    over: str = "input"
+    """What the variable is: an "input", "weights" of f, or a distribution over "classes"."""
+    facts: bool = True
+    """Whether fooled(...), survived(...) can be asked of it."""
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """Another model, declared by `model`."""
+
+    name: str
+    frozen: bool
+    span: Span = NOWHERE
 
 
 @dataclass(frozen=True)
@@ -70,7 +83,7 @@ class Later:
     kind: Kind | None = None
 
 
-Binding = Value | LevelName | Function | Later
+Binding = Value | LevelName | ModelName | Function | Later
 
 
 @dataclass(frozen=True)

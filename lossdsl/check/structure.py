@@ -32,9 +32,10 @@ def _recipe(self: Checker, node: t.Declaration, header: Span) -> None:
         help = "add: upper minimize CE(f(x), y) by sgd(lr = 0.1)"
         self.report.error("E022", f"recipe {node.name} has no upper level", header, help)
     for level in node.items[node.items.index(uppers[0]) :] if uppers else ():
-        if isinstance(level, t.Level) and not level.run:
+        if (isinstance(level, t.Level) and not level.run) or isinstance(level, t.Find):
             help = "write it before upper: levels run in the order written"
-            self.report.error("E022", f"the level of {level.var} stands after the upper level", level.span, help)
+            name = f"the level of {level.var}" if isinstance(level, t.Level) else f"find {level.name}"
+            self.report.error("E022", f"{name} stands after the upper level", level.span, help)
     for_attacks = [i for i in node.items if (isinstance(i, t.Level) and i.run) or (isinstance(i, t.Keyword) and i.keyword == "count")]
     if for_attacks:
         help = f"write lower here, or attack {node.name} in place of recipe {node.name}"
@@ -97,22 +98,20 @@ def _unused(self: Checker, node: t.Declaration) -> None:
     """Names nobody uses; silent beside errors, which often stand where the use was meant."""
     if self.report.failed:
         return
-    kinds = {t.Param: "param", t.Let: "let", t.Sample: "sample", t.Def: "def"}
+    kinds = {t.Param: "param", t.Let: "let", t.Sample: "sample", t.Def: "def", t.Model: "model"}
     for item in node.items:
-        kind = kinds.get(type(item))
+        kind = "generator" if isinstance(item, t.Def) and item.generator else kinds.get(type(item))
         for name in introduced(item) if kind else ():
             if name not in self.report.used:
                 self.report.warn("T09", f"the {kind} {name} is never used", item.span, "remove it, or use it")
-    for n, level in enumerate(self.levels):
-        users = [
-            *_spoken(self),
-            *(e for other in self.levels[n + 1 :] for e in (other.objective, other.set.center, other.set.radius, other.solver.start)),
-        ]
-        if level.run is None and not any(level.var in e.depends for e in users):
-            self.report.warn("T09", f"the solution {level.var} is never used", level.span, "use it in the upper level, or remove the level")
+    for n, stage in enumerate(self.stages):
+        users = [*_spoken(self), *(e for other in self.stages[n + 1 :] for e in other.expressions)]
+        if stage.run is None and stage.var != self.upper_at and not any(stage.var in e.depends for e in users):
+            self.report.warn("T09", f"the solution {stage.var} is never used", stage.span, "use it in the upper level, or remove the level")
 
 
 def _spoken(self: Checker) -> Iterator[Typed]:
     if self.objective is not None:
         yield self.objective
     yield from (e for _, e in self.logs)
+    yield from (s.update for s in self.states)

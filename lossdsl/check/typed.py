@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from lossdsl.lang.specs import OptimizerSpec, SolverOptions, TrainOptions
+from lossdsl.lang.specs import SETS, OptimizerSpec, Options, SolverOptions, TrainOptions
 from lossdsl.lang.types import Kind
 from lossdsl.source import NOWHERE, Span
 
@@ -27,14 +27,20 @@ class Typed:
     point                   a lower variable, attrs (name,); with `@k`: attrs (name, k)
     pick                    one member of a family, args (family point, class)
     sample                  a draw declared by `sample`, attrs (name,)
+    state                   the value of a `state` or `memory` at the start of the step, attrs (name,)
+    found                   the number per example of a `find`, attrs (name,)
     draw                    a draw inside a start, attrs (distribution,), args its numbers or its set's centre and radius
-    logits, prob            the model at a point; softmax of logits (or of the model at a point)
+    logits, prob            the model at a point; softmax of logits. logits attrs: () the trained model, (g,) the model g, (f, w) at weights w
+    weights                 the parameters of f, attrs (theta,) or the lower variable (w,)
+    grad, leaf              gradient per example, args (point, body), attrs (leaf,); the point inside the body, attrs (leaf,)
+    grad_theta              gradient of the batch mean by the parameters of f, args (body,)
     mix                     (1 - a) P + a Q as a Prob, args (a, P, Q)
     at                      v[c], args (vector, class); `nth`: sorted vector, attrs (n,)
     add sub mul div pow neg not and or lt le gt ge eq ne if
     reduce                  a binder over classes, attrs (name,), args (body,), `axis`
     bound                   the class a binder or a family is at, `axis`
     fact                    fooled, survived, first_fooled: attrs (fact, level)
+    bregman                 args (p, q, what the generator must be differentiated for), attrs (*leaf, generator)
     stop                    a constant from here on
     mode                    args (body,), attrs (mode,): `with f in mode`
     ======================  ==========================================================================================
@@ -68,6 +74,12 @@ class Domain:
     size: int | None = None
     inner: Axis | None = field(default=None, compare=False)
 
+    @property
+    def depends(self) -> frozenset[str]:
+        """What the choice of the classes depends on."""
+        own = self.expr.depends if self.expr is not None else frozenset()
+        return own if self.inner is None else (own | self.inner.domain.depends) - {f"@{self.inner.depth}"}
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -75,6 +87,22 @@ class Axis:
 
     depth: int
     domain: Domain
+
+
+INNER = 90
+"""The depth of the class that the score of `top` speaks of: one number, so that equal headers are equal wherever they stand."""
+
+
+def walk(e: Typed) -> list[Typed]:
+    """The expression and its parts, each once; not what headers choose their classes by."""
+    seen: dict[int, Typed] = {}
+    stack = [e]
+    while stack:
+        part = stack.pop()
+        if id(part) not in seen:
+            seen[id(part)] = part
+            stack.extend(part.args)
+    return list(seen.values())
 
 
 @dataclass(frozen=True)
@@ -85,6 +113,13 @@ class TypedSet:
     boxed: bool
     """Intersected with the input domain: the centre depends on x."""
     span: Span = NOWHERE
+    only: str = "all"
+    """Of a set of weights: "all" tensors, or "matrices" (those with at least two dimensions)."""
+
+    @property
+    def over(self) -> str:
+        """What the points are: "input", "weights" or "classes"."""
+        return "weights" if self.center.kind is Kind.WEIGHTS else SETS[self.name].over
 
 
 @dataclass(frozen=True)
@@ -96,6 +131,23 @@ class SolverSpec:
     start: Typed
     start_kind: str
     """"expression" (projected on the set), "raw", "uniform" or "corner" (drawn from the set itself), "previous" (the last batch's)."""
+    span: Span = NOWHERE
+    step: Typed | None = None
+    """A step per example, in place of that of the options."""
+    at: Typed | None = None
+    """Of prox: the point whose gradient step is projected."""
+    noise: Typed | None = None
+    """Drawn anew in every update and added before the projection."""
+    until: Typed | None = None
+    """FAT's tau: an example leaves at the first check where it is misclassified and has used up this many further updates."""
+
+
+@dataclass(frozen=True)
+class Through:
+    """How the upper gradient passes a lower level: "implicit", "unrolling" or "danskin"."""
+
+    kind: str
+    options: Options
     span: Span = NOWHERE
 
 
@@ -110,6 +162,45 @@ class TypedLevel:
     mode: str
     span: Span
     run: str | None = None
+    through: Through | None = None
+
+    @property
+    def expressions(self) -> tuple[Typed, ...]:
+        """Everything the level is made of."""
+        solver, domain = self.solver, self.axis.domain if self.axis else None
+        parts = (self.set.center, self.set.radius, self.objective, solver.start, solver.step, solver.at, solver.noise, solver.until)
+        return tuple(e for e in (*parts, domain.expr if domain else None) if e is not None)
+
+
+@dataclass(frozen=True)
+class TypedFind:
+    """A root per example: the number in [low, high] where `value` is 0."""
+
+    var: str
+    low: Typed
+    high: Typed
+    value: Typed
+    options: Options
+    mode: str
+    span: Span
+    axis: Axis | None = None
+    run: str | None = None
+
+    @property
+    def expressions(self) -> tuple[Typed, ...]:
+        return self.low, self.high, self.value
+
+
+@dataclass(frozen=True)
+class TypedState:
+    """A number or class vector that lives across batches, or with `per_example` one number per training example."""
+
+    name: str
+    init: Typed
+    update: Typed
+    per_example: bool
+    mode: str | None
+    span: Span
 
 
 @dataclass(frozen=True)
@@ -130,13 +221,31 @@ class TypedRecipe:
     source: str
     params: dict[str, float | int]
     samples: tuple[TypedSample, ...]
-    levels: tuple[TypedLevel, ...]
+    stages: tuple[TypedLevel | TypedFind, ...]
+    """Lower levels and root searches in the order of running."""
     objective: Typed | None
     logs: tuple[tuple[str, Typed], ...]
     optimizer: OptimizerSpec | None
     train: TrainOptions | None
     domain: tuple[Any, Any] | None
     count: str | None = None
+    models: dict[str, bool] = field(default_factory=dict)
+    """Every other model, and whether it is frozen."""
+    optimizers: dict[str, OptimizerSpec] = field(default_factory=dict)
+    """Optimizers of other models, by model."""
+    states: tuple[TypedState, ...] = ()
+    at: str | None = None
+    """The weights the upper level is taken at: a lower variable."""
+    mode: str = "train"
+    """Of the upper level: "train", or "untracked" (running statistics are put back)."""
+    joint: bool = False
+    """All points of the upper level in one batch."""
+    sampler: Typed | None = None
+    """The law of the classes that a batch is drawn from."""
+
+    @property
+    def levels(self) -> tuple[TypedLevel, ...]:
+        return tuple(s for s in self.stages if isinstance(s, TypedLevel))
 
 
 _INFIX = {
@@ -228,15 +337,26 @@ def _draw_text(e: Typed) -> str:
     return f"{e.attrs[0]}({e.attrs[1]}({args}))" if len(e.attrs) > 1 else f"{e.attrs[0]}({args})"
 
 
+def _logits_text(e: Typed, name: str = "f") -> str:
+    which = e.attrs[0] if e.attrs else "f"
+    weights = "{" + e.attrs[1] + "}" if len(e.attrs) > 1 else ""
+    model = name if which == "f" else f"p[{which}]" if name == "p" else which
+    return f"{model}{weights}({show(e.args[0])})"
+
+
 def _prob_text(e: Typed) -> str:
     inner = e.args[0]
     if inner.op == "logits":
-        return f"p({show(inner.args[0])})"
+        return _logits_text(inner, "p")
     return f"softmax({show(inner)})"
 
 
+def _grad_text(e: Typed) -> str:
+    return f"grad({e.attrs[0]} = {show(e.args[0])}: {show(e.args[1])})"
+
+
 def bound_name(axis: Axis) -> str:
-    return "j" if axis.depth == 0 else "j" + str(axis.depth)
+    return "j" if axis.depth == 0 else "i" if axis.depth == INNER else "j" + str(axis.depth)
 
 
 def _header(axis: Axis) -> str:
@@ -250,9 +370,11 @@ _WRITERS: dict[str, Callable[[Any], str]] = {
     "classes": lambda e: "K",
     "point": _point_text,
     "pick": _pick_text,
-    "sample": lambda e: e.attrs[0],
+    **dict.fromkeys(("sample", "state", "found", "weights", "leaf"), lambda e: e.attrs[0]),
+    "grad": _grad_text,
+    "grad_theta": lambda e: f"grad(theta: {show(e.args[0])})",
     "draw": _draw_text,
-    "logits": lambda e: f"f({show(e.args[0])})",
+    "logits": _logits_text,
     "prob": _prob_text,
     "mix": lambda e: f"mix({', '.join(show(a) for a in e.args)})",
     "at": lambda e: f"{_show(e.args[0], 9)}[{show(e.args[1])}]",
@@ -263,4 +385,8 @@ _WRITERS: dict[str, Callable[[Any], str]] = {
     "bound": lambda e: bound_name(e.axis),
     "fact": lambda e: f"{e.attrs[0]}({e.attrs[1]})",
     "mode": lambda e: f"[{show(e.args[0])} with f in {e.attrs[0]}]",
+    "bregman": lambda e: f"D[{e.attrs[-1]}]({show(e.args[0])} || {show(e.args[1])})",
+    **dict.fromkeys(
+        ("project", "interior"), lambda e: f"{e.op}({show(e.args[0])}, {e.attrs[0]}({show(e.args[1])}, {show(e.args[2])}))"
+    ),
 }

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from lossdsl.check.typed import Axis
 from lossdsl.diagnostics import LossdslError, UserError
 from lossdsl.engine.kernels import COMPARISONS, KERNELS, REGISTERED
-from lossdsl.engine.modes import Modes, own_copies
+from lossdsl.engine.modes import Modes
+from lossdsl.engine.passes import forward, gradient, gradient_by_weights, leaf, part, stack
 from lossdsl.lang.types import OVER_CLASSES, Kind
 from lossdsl.plan.ir import Code, Instr
 from lossdsl.solve import SETS_TORCH, Domain
@@ -41,6 +42,21 @@ class Frame:
     """Solutions and iterates by (name,) and (name, k); samples by ("sample", name)."""
     own_class: Tensor | None = None
     constants: dict[Any, Tensor] = field(default_factory=dict)
+    models: dict[str, nn.Module] = field(default_factory=dict)
+    """The other models, by name."""
+    frozen: frozenset[str] = frozenset()
+    """Those that are never trained: in eval mode throughout."""
+    moved: frozenset[str] = frozenset()
+    """The parameters of f that are trained."""
+    weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """Parameters of f at the variables of levels over weights."""
+    shared: dict[str, Tensor] = field(default_factory=dict)
+    """What all examples share: states and distributions over the classes [K]."""
+
+    @property
+    def trained(self) -> tuple[nn.Module, ...]:
+        """The models whose parameters the upper level moves."""
+        return (self.model, *(m for name, m in self.models.items() if name not in self.frozen))
 
     @property
     def rank(self) -> int:
@@ -64,7 +80,7 @@ class Closure:
 
     def __init__(self, code: Code, kinds: dict[int, Instr], place: Callable[[Instr], str]) -> None:
         self.results = code.results
-        self.steps: list[Step] = [(_compile(i, kinds), i.id, i) for i in code]
+        self.steps: list[Step] = [(_tracked(i, _compile(i, kinds)), i.id, i) for i in code]
         inside = {i.id for i in code}
         self.needs = sorted({a for i in code for a in i.args} - inside)
         self._place = place
@@ -79,6 +95,20 @@ class Closure:
             raise
         except Exception as error:
             raise _explained(error, current, values, self._place) from error
+
+
+def _tracked(i: Instr, function: Callable[[Frame, Values], Any]) -> Callable[[Frame, Values], Any]:
+    """Between the point of a gradient and its body, gradients are tracked even where the level around it needs none."""
+    if i.gradient not in ("input", "graph", "value") or (i.op == "forward" and i.gradient != "input"):
+        return function
+
+    def tracked(frame: Frame, values: Values) -> Any:
+        if torch.is_grad_enabled():
+            return function(frame, values)
+        with torch.enable_grad():
+            return function(frame, values)
+
+    return tracked
 
 
 def _explained(error: Exception, i: Instr | None, values: Values, place: Callable[[Instr], str]) -> UserError:
@@ -96,13 +126,14 @@ def _explained(error: Exception, i: Instr | None, values: Values, place: Callabl
 
 
 def _compile(i: Instr, kinds: dict[int, Instr]) -> Callable[[Frame, Values], Any]:
-    leaf = _LEAVES.get(i.op)
-    if leaf:
-        return leaf(i)
-    if i.op == "forward":
-        return _forward(i, kinds)
-    if i.op == "draw":
-        return _draw(i)
+    simple = _LEAVES.get(i.op)
+    if simple:
+        return simple(i)
+    special = {"forward": forward, "draw": _draw, "grad": gradient, "grad_theta": gradient_by_weights, "stack": stack, "part": part}.get(
+        i.op
+    )
+    if special:
+        return special(i, kinds)
     fetch = [_argument(i, kinds[a], kinds) for a in i.args]
     function = _function(i, kinds)
     if len(fetch) == 1:
@@ -136,18 +167,30 @@ def _labels(i: Instr, kernel: Function) -> Function:
 
 
 def _weights(i: Instr, kernel: Function) -> Function:
-    return lambda frame, body, classes: kernel(body, classes, frame.num_classes)
+    return lambda frame, body, classes, there=None: kernel(body, classes, frame.num_classes, there)
 
 
 def _over_batch(i: Instr, kernel: Function) -> Function:
     return lambda frame, *args: kernel(*args, batch=len(frame.y))
 
 
+def _projection(i: Instr, kernel: Function) -> Function:
+    name, boxed = i.attrs[0], "boxed" in i.attrs
+    return lambda frame, *args: kernel(*args, name=name, rank=frame.rank, domain=frame.domain if boxed else None)
+
+
 _SPECIAL: dict[str, Callable[[Instr, Function], Function]] = {
+    **dict.fromkeys(("project", "interior"), _projection),
+    **dict.fromkeys(("zeros", "ones"), lambda i, kernel: lambda frame, count: kernel(frame.y, frame.x, frame.num_classes)),
+    **dict.fromkeys(("class_mean", "class_sum"), lambda i, kernel: lambda frame, *args: kernel(*args, classes=frame.num_classes)),
+    "present": lambda i, kernel: lambda frame, *args: kernel(*args, classes=frame.num_classes, real=frame.x),
+    "bregman": lambda i, kernel: lambda frame, *args: kernel(*args, real=frame.x),
+    "known": lambda i, kernel: lambda frame, y: kernel(y, frame.x),
     **dict.fromkeys(("onehot", "smooth"), _labels),
     **dict.fromkeys(("reduce_softmax", "reduce_log_softmax"), _weights),
     **dict.fromkeys(("batch_mean", "batch_sum"), _over_batch),
     "class_range": lambda i, kernel: lambda frame, out=None: kernel(i.attrs[0], out, frame.y, frame.num_classes),
+    "class_top": lambda i, kernel: lambda frame, scores, classes: kernel(scores, classes, i.attrs[0]),
     "nth": lambda i, kernel: lambda frame, v: kernel(v, i.attrs[0]),
 }
 
@@ -211,7 +254,30 @@ def _missing(have: tuple[Axis, ...], want: tuple[Axis, ...]) -> list[int]:
 
 def _leaf_point(i: Instr) -> Function:
     key = i.attrs
+    if i.kind is Kind.VECTOR:
+        return lambda frame, values: frame.shared[key[0]].expand(len(frame.y), -1)
     return lambda frame, values: frame.points[key]
+
+
+def _leaf_state(i: Instr) -> Function:
+    """A memory holds one number per example; a state is shared, a class vector row by row."""
+    name = i.attrs[0]
+    if i.kind is Kind.REAL:
+        return lambda frame, values: frame.points["state", name]
+    if i.kind is Kind.VECTOR:
+        return lambda frame, values: frame.shared[name].expand(len(frame.y), -1)
+    return lambda frame, values: frame.shared[name]
+
+
+def _leaf_weights(i: Instr) -> Function:
+    """The trained parameters, flattened, in the order of the model."""
+    name = i.attrs[0]
+
+    def weights(frame: Frame, values: Values) -> Tensor:
+        at = {n: p for n, p in frame.model.named_parameters() if n in frame.moved} if name == "theta" else frame.weights[name]
+        return torch.cat([p.reshape(-1) for p in at.values()])
+
+    return weights
 
 
 def _leaf_sample(i: Instr) -> Function:
@@ -221,55 +287,21 @@ def _leaf_sample(i: Instr) -> Function:
 
 _LEAVES: dict[str, Callable[[Instr], Function]] = {
     "input": lambda i: lambda frame, values: frame.x,
-    "label": lambda i: lambda frame, values: frame.y,
+    "label": lambda i: (lambda frame, values: frame.y.clamp_min(0)) if i.attrs else lambda frame, values: frame.y,
     "classes": lambda i: lambda frame, values: frame.num_classes,
     "number": lambda i: lambda frame, values: i.attrs[0],
     "own_class": lambda i: lambda frame, values: frame.own_class,
     "point": _leaf_point,
     "family": _leaf_point,
     "sample": _leaf_sample,
+    "state": _leaf_state,
+    "found": _leaf_point,
+    "leaf": leaf,
+    "weights": _leaf_weights,
 }
 
 
-def _forward(i: Instr, kinds: dict[int, Instr]) -> Function:
-    mode, place, axes = i.attrs[1], i.args[0], len(kinds[i.args[0]].axes)
-    no_gradient = i.gradient == "none"
-    own_buffers = mode == "eval" and i.gradient == "parameters"
-
-    def forward(frame: Frame, values: Values) -> Tensor:
-        frame.modes.ensure(mode)
-        point = values[place]
-        flat = point.flatten(0, axes) if axes else point
-        if no_gradient and torch.is_grad_enabled():
-            with torch.no_grad():
-                logits = frame.model(flat)
-        elif own_buffers:
-            with own_copies(frame.model):
-                logits = frame.model(flat)
-        else:
-            logits = frame.model(flat)
-        check_logits(logits, flat, frame.num_classes)
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
-        return logits.unflatten(0, point.shape[: axes + 1]) if axes else logits
-
-    return forward
-
-
-def check_logits(logits: Any, point: Tensor, num_classes: int) -> None:
-    """Raise UserError unless the model gives [N, K] logits."""
-    if not isinstance(logits, Tensor):
-        raise UserError(f"the model returned {type(logits).__name__}, not a tensor of logits", where="model", fix="return the logits alone")
-    if logits.dim() != 2 or logits.shape[0] != point.shape[0] or logits.shape[1] != num_classes:
-        expected = [point.shape[0], num_classes]
-        raise UserError(
-            f"the model returned shape {list(logits.shape)} where [batch, classes] = {expected} is expected",
-            where="model",
-            fix="pass the model's number of classes as num_classes",
-        )
-
-
-def _draw(i: Instr) -> Function:
+def _draw(i: Instr, kinds: dict[int, Instr]) -> Function:
     """A random draw with the step's generator, shaped as its kind says."""
     name, attrs, kind = i.attrs[0], i.attrs, i.kind
 

@@ -27,8 +27,13 @@ def domain_of(ends: tuple[Any, Any] | None, x: Tensor) -> Domain | None:
     return Domain(low, high)
 
 
-def check_batch(x: Tensor, y: Tensor, num_classes: int, values: bool, domain: Callable[[], Domain | None]) -> None:
-    """Raise UserError for shapes and types that cannot be meant and, with `values`, for bad labels, NaN and inputs outside the domain."""
+def check_batch(
+    x: Tensor, y: Tensor, num_classes: int, values: bool, domain: Callable[[], Domain | None], unlabelled: bool = False
+) -> None:
+    """Raise UserError for shapes and types that cannot be meant and, with `values`, for bad labels, NaN and inputs outside the domain.
+
+    unlabelled: the label -1 is allowed (an example without one).
+    """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
         raise UserError(f"inputs are floating-point tensors, and this is {kind}", where="x", fix="scale images to [0, 1]: x.float() / 255")
@@ -42,16 +47,16 @@ def check_batch(x: Tensor, y: Tensor, num_classes: int, values: bool, domain: Ca
     if y.shape[0] == 0:
         raise UserError("the batch is empty", where="x, y", fix="drop empty batches")
     if values:
-        _check_values(x, y, num_classes, domain())
+        _check_values(x, y, num_classes, domain(), -1 if unlabelled else 0)
 
 
-def _check_values(x: Tensor, y: Tensor, num_classes: int, domain: Domain | None) -> None:
-    bad_label = ((y < 0) | (y >= num_classes)).any()
+def _check_values(x: Tensor, y: Tensor, num_classes: int, domain: Domain | None, lowest: int) -> None:
+    bad_label = ((y < lowest) | (y >= num_classes)).any()
     bad_value = ~torch.isfinite(x).all() if domain is None else ~_inside(x, domain)
     if not bool(bad_label | bad_value):
         return
     if bool(bad_label):
-        at = int(((y < 0) | (y >= num_classes)).nonzero()[0])
+        at = int(((y < lowest) | (y >= num_classes)).nonzero()[0])
         raise UserError(
             f"the label of example {at} is {int(y[at])}, and classes are 0..{num_classes - 1}",
             where="y",

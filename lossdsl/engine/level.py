@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from lossdsl.engine.closures import Closure, Frame, Values
 from lossdsl.engine.modes import constant_parameters
 from lossdsl.lang.types import Kind
 from lossdsl.plan.ir import Instr, Solve
+from lossdsl.plan.top import CHOSEN
 from lossdsl.solve import SETS_TORCH, InputSet, Problem, Solution, build_solver, solve
 
 
@@ -25,9 +27,11 @@ class LevelRunner:
         self.before = Closure(plan.before, kinds, place)
         self.start = Closure(plan.start, kinds, place)
         self.body = Closure(plan.body, kinds, place)
+        self.noise = Closure(plan.noise, kinds, place)
         self.chunk = chunk
         self.sign = 1.0 if plan.level.sense == "maximize" else -1.0
-        self.outside = [n for n in sorted({*self.start.needs, *self.body.needs})]
+        own = [n for n in (plan.step, plan.until) if n is not None]
+        self.outside = sorted({*self.start.needs, *self.body.needs, *self.noise.needs, *own})
         self.kinds = kinds
         self.previous: Tensor | None = None
         """For `start = previous`: the last batch's solution minus its centre, [N, *input]."""
@@ -37,13 +41,17 @@ class LevelRunner:
 
         `rated`: evaluate the objective at the solution even if no choice inside the level needed it.
         """
-        with constant_parameters(frame.model):
-            with torch.no_grad():
+        through = self.plan.through == "unrolling"
+        constants: AbstractContextManager[None] = nullcontext() if through else constant_parameters(*frame.trained)
+        with constants:
+            with nullcontext() if through else torch.no_grad():
                 self.before.run(frame, values)
+            if self.plan.classes is not None and self.plan.axis is not None and self.plan.axis.domain.kind == "top":
+                frame.points[self.name, CHOSEN] = values[self.plan.classes]
             wide, wide_values, copies = self._widened(frame, values)
             solution = self._solve(wide, wide_values)
             if self.plan.level.solver.start_kind == "previous":
-                self.previous = solution.point - self._set(wide, wide_values).center
+                self.previous = solution.point - self.region(wide, wide_values).center
             if rated and solution.objective is None:
                 with torch.no_grad():
                     solution = replace(solution, objective=self._objective(wide, wide_values)(solution.point))
@@ -54,9 +62,14 @@ class LevelRunner:
         def shaped(t: Tensor) -> Tensor:
             return t.unflatten(0, (batch, copies))
 
-        iterates = {k: shaped(t) for k, t in solution.iterates.items()}
-        objective = None if solution.objective is None else shaped(solution.objective)
-        return Solution(shaped(solution.point), iterates, objective, shaped(solution.run))
+        return _mapped(solution, shaped)
+
+    def branches(self, frame: Frame, values: Values) -> list[Tensor]:
+        """For danskin: the points of every run, none selected."""
+        with constant_parameters(*frame.trained):
+            with torch.no_grad():
+                self.before.run(frame, values)
+            return [self._solve(frame, values).point for _ in range(self.plan.runs)]
 
     def _widened(self, frame: Frame, values: Values) -> tuple[Frame, Values, int | None]:
         """For a family: every example once per class, so that the level is one problem per example again."""
@@ -82,23 +95,20 @@ class LevelRunner:
         """All examples at once, or in chunks where the mode lets an example be solved apart from the others."""
         count = frame.x.shape[0]
         options = self.plan.level.solver.options
-        region = self._set(frame, values)
-        if count <= self.chunk or self.plan.level.mode != "eval":
+        region = self.region(frame, values)
+        whole = self.plan.level.mode != "eval" or self.plan.through == "unrolling" or bool(self.plan.noise.instrs)
+        if count <= self.chunk or whole:
             return self._solve_chunk(frame, values, region, lambda: self._drawn(frame, values, region))
         starts = [self._drawn(frame, values, region) for _ in range(options.restarts)]
         parts = []
         for at in range(0, count, self.chunk):
-            rows = slice(at, at + self.chunk)
+            rows = torch.arange(at, min(at + self.chunk, count), device=frame.x.device)
             part, part_values = self._rows(frame, values, rows, count)
             cut = iter([s[rows] for s in starts])
-            parts.append(self._solve_chunk(part, part_values, self._set(part, part_values), cut.__next__))
-        iterates = {k: torch.cat([p.iterates[k] for p in parts]) for k in parts[0].iterates}
-        objectives = [p.objective for p in parts if p.objective is not None]
-        return Solution(
-            torch.cat([p.point for p in parts]), iterates, torch.cat(objectives) if objectives else None, torch.cat([p.run for p in parts])
-        )
+            parts.append(self._solve_chunk(part, part_values, self.region(part, part_values), cut.__next__))
+        return _joined(parts)
 
-    def _rows(self, frame: Frame, values: Values, rows: slice, count: int) -> tuple[Frame, Values]:
+    def _rows(self, frame: Frame, values: Values, rows: Tensor, count: int) -> tuple[Frame, Values]:
         def cut(value: Any, kind: Kind) -> Any:
             per_example = isinstance(value, Tensor) and kind is not Kind.CONST and value.dim() > 0 and value.shape[0] == count
             return value[rows] if per_example else value
@@ -110,16 +120,19 @@ class LevelRunner:
         own = None if frame.own_class is None else frame.own_class[rows]
         return replace(frame, x=frame.x[rows], y=frame.y[rows], points=points, own_class=own), part_values
 
-    def _set(self, frame: Frame, values: Values) -> InputSet:
+    def region(self, frame: Frame, values: Values) -> InputSet:
+        """The set of the level for these examples; `before` has run."""
         center, radius = values[self.plan.center], values[self.plan.radius]
         if not isinstance(center, Tensor):
             center = torch.zeros_like(frame.x)
-        return SETS_TORCH[self.plan.level.set.name](center, radius, frame.domain if self.plan.level.set.boxed else None)
+        domain = frame.domain if self.plan.level.set.boxed else None
+        own: dict[str, Any] = {"differentiable": True} if self.plan.through == "unrolling" else {}
+        return SETS_TORCH[self.plan.level.set.name](center, radius, domain, **own)
 
     def _drawn(self, frame: Frame, values: Values, region: InputSet) -> Tensor:
         """x'@0 for one restart."""
         solver = self.plan.level.solver
-        with torch.no_grad():
+        with nullcontext() if self.plan.through == "unrolling" else torch.no_grad():
             if solver.start_kind == "uniform":
                 return region.sample(frame.generator)
             if solver.start_kind == "corner":
@@ -151,15 +164,59 @@ class LevelRunner:
 
         return objective
 
+    def _problem(self, frame: Frame, values: Values, region: InputSet, start: Callable[[], Tensor]) -> Problem:
+        count = frame.x.shape[0]
+
+        def restrict(rows: Tensor) -> Problem:
+            part, part_values = self._rows(frame, values, rows, count)
+            return self._problem(part, part_values, self.region(part, part_values), lambda: start()[rows])
+
+        def noise() -> Tensor:
+            self.noise.run(frame, values)
+            added: Tensor = values[self.noise.results[0]]
+            return added
+
+        def fooled() -> Tensor:
+            wrong: Tensor = values[self.body.results[1]]
+            return wrong.bool()
+
+        return Problem(
+            self._objective(frame, values),
+            region,
+            start,
+            frame.generator,
+            noise=noise if self.plan.noise.instrs else None,
+            name=self.name,
+            fooled=fooled if self.plan.facts else None,
+            restrict=restrict if self.plan.until is not None and self.plan.level.mode == "eval" else None,
+        )
+
     def _solve_chunk(self, frame: Frame, values: Values, region: InputSet, start: Callable[[], Tensor]) -> Solution:
-        solver = self.plan.level.solver
-        problem = Problem(self._objective(frame, values), region, start, frame.generator, name=self.name)
-        options = solver.options
+        solver, options = self.plan.level.solver, self.plan.level.solver.options
+        at = start() if solver.name == "prox" else None
+        step = None if self.plan.step is None else torch.as_tensor(values[self.plan.step], dtype=frame.x.dtype, device=frame.x.device)
         return solve(
-            problem,
-            build_solver(solver.name, options),
+            self._problem(frame, values, region, start),
+            build_solver(solver.name, options, step=step, at=at),
             options.steps,
-            restarts=options.restarts,
+            restarts=1 if self.plan.through == "danskin" else options.restarts,
             keep=options.keep,
             captures=frozenset(self.plan.captures),
+            until=None if self.plan.until is None else values[self.plan.until],
+            differentiable=self.plan.through == "unrolling",
         )
+
+
+def _mapped(solution: Solution, change: Callable[[Tensor], Tensor]) -> Solution:
+    """The solution with every tensor changed."""
+    values = {name: getattr(solution, name) for name in ("point", "objective", "run", "survived", "first_fooled")}
+    changed = {name: None if value is None else change(value) for name, value in values.items()}
+    return replace(solution, iterates={k: change(t) for k, t in solution.iterates.items()}, **changed)
+
+
+def _joined(parts: list[Solution]) -> Solution:
+    """The solution of all rows from those of its chunks."""
+    names = ("point", "objective", "run", "survived", "first_fooled")
+    found = {name: [value for p in parts if (value := getattr(p, name)) is not None] for name in names}
+    iterates = {k: torch.cat([p.iterates[k] for p in parts]) for k in parts[0].iterates}
+    return replace(parts[0], iterates=iterates, **{name: torch.cat(v) if v else None for name, v in found.items()})

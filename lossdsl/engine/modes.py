@@ -9,35 +9,33 @@ from torch import Tensor, nn
 
 
 class Modes:
-    """Switches a model between eval, train and untracked.
+    """Switches models between eval, train and untracked, all of them together.
 
-    train: the modules as the caller left them, if the model was in train mode (a BatchNorm frozen by the caller stays frozen);
+    train: the modules as the caller left them, if their model was in train mode (a BatchNorm frozen by the caller stays frozen);
     all modules in train mode otherwise. untracked: as train, but buffers (running statistics) are put back afterwards.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._modules = list(model.modules())
-        self._before = [m.training for m in self._modules]
+    def __init__(self, *models: nn.Module) -> None:
+        self._models = models
+        self._modules = [(m, m.training, model.training) for model in models for m in model.modules()]
         self._buffers: list[tuple[Tensor, Tensor]] | None = None
         self._current = ""
 
     def ensure(self, mode: str) -> None:
-        """Put the model in a mode; costs nothing when it is in it."""
+        """Put the models in a mode; costs nothing when they are in it."""
         if mode == self._current:
             return
         self._put_back_buffers()
-        as_left = self._before[0]
-        for module, training in zip(self._modules, self._before, strict=True):
+        for module, training, as_left in self._modules:
             module.training = mode != "eval" and (training if as_left else True)
         if mode == "untracked":
-            self._buffers = [(b, b.clone()) for b in self._model.buffers()]
+            self._buffers = [(b, b.clone()) for model in self._models for b in model.buffers()]
         self._current = mode
 
     def restore(self) -> None:
         """The mode every module had before."""
         self._put_back_buffers()
-        for module, training in zip(self._modules, self._before, strict=True):
+        for module, training, _ in self._modules:
             module.training = training
         self._current = ""
 
@@ -48,11 +46,23 @@ class Modes:
 
 
 @contextmanager
-def kept_modes(model: nn.Module) -> Iterator[Modes]:
+def kept_modes(*models: nn.Module) -> Iterator[Modes]:
     """A Modes for one step, restored at the end whatever happens."""
-    modes = Modes(model)
+    modes = Modes(*models)
     try:
         yield modes
+    finally:
+        modes.restore()
+
+
+@contextmanager
+def frozen(*models: nn.Module) -> Iterator[None]:
+    """Models that are never trained: in eval mode, their parameters constants."""
+    modes = Modes(*models)
+    modes.ensure("eval")
+    try:
+        with constant_parameters(*models):
+            yield
     finally:
         modes.restore()
 
@@ -77,9 +87,9 @@ def own_copies(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def constant_parameters(model: nn.Module) -> Iterator[None]:
+def constant_parameters(*models: nn.Module) -> Iterator[None]:
     """No parameter asks for a gradient: a lower level differentiates by its own variable only."""
-    wanted = [p for p in model.parameters() if p.requires_grad]
+    wanted = [p for model in models for p in model.parameters() if p.requires_grad]
     try:
         for p in wanted:
             p.requires_grad_(False)

@@ -56,6 +56,7 @@ def _kinds(text: str) -> frozenset[Kind]:
 
 _PROBS = "compares probabilities"
 _ANY = "Real|Const|Input|Vector|Logits|Prob"
+_LONG = "Input|Vector|Logits|Weights"
 
 OPERATIONS: dict[str, Operation] = {
     row.name: row
@@ -71,9 +72,9 @@ OPERATIONS: dict[str, Operation] = {
         Operation("error", "Logits|Prob, AnyClass -> Real", "1[max_{j!=y} z_j >= z_y]", "0-1 error; a tie is an error; zero gradient", "error(f(x), y)", low=0.0, high=1.0, gradient=False, refusal="scores Logits or a Prob"),
         Operation("onehot", "AnyClass -> Prob", "e_y", "all mass on one class", "onehot(y)", gradient=False, refusal="takes a Label or a Class"),
         Operation("smooth", "AnyClass, Const -> Prob", "(1 - s) e_y + s/K", "label smoothing as in torch.nn.CrossEntropyLoss, 0 <= s <= 1", "CE(f(x), smooth(y, 0.1))", gradient=False, static=(1,), refusal="takes a Label and a number"),
-        Operation("norm", "Input|Vector|Logits, Const -> Real", "|v|_q, q one of 1, 2, inf", "norm of a point or of a vector over classes", "norm(x' - x, 2)", low=0.0, static=(1,), refusal="measures an Input or a Vector"),
-        Operation("dot", "Input|Vector|Logits, Input|Vector|Logits -> Real", "sum_i a_i b_i", "inner product", "dot(g, h)", refusal="multiplies two Inputs or two Vectors"),
-        Operation("cos", "Input|Vector|Logits, Input|Vector|Logits -> Real", "<a, b> / (|a| |b|)", "cosine similarity; 1 without gradient if either is zero", "cos(g, h)", low=-1.0, high=1.0, refusal="compares two Inputs or two Vectors"),
+        Operation("norm", f"{_LONG}, Const -> Real", "|v|_q, q one of 1, 2, inf", "norm of a point, of a vector over classes, or of Weights (a Const)", "norm(x' - x, 2)", low=0.0, static=(1,), refusal="measures an Input, a Vector or Weights"),
+        Operation("dot", f"{_LONG}, {_LONG} -> Real", "sum_i a_i b_i", "inner product; of two Weights a Const", "dot(g, h)", refusal="multiplies two Inputs, two Vectors or two Weights"),
+        Operation("cos", f"{_LONG}, {_LONG} -> Real", "<a, b> / (|a| |b|)", "cosine similarity; 1 without gradient if either is zero; of two Weights a Const", "cos(g, h)", low=-1.0, high=1.0, refusal="compares two Inputs, two Vectors or two Weights"),
         Operation("unit", "Input|Vector|Logits -> same", "v / |v|_2", "direction of length one; unit(0) = 0", "unit(x' - x)", refusal="takes an Input or a Vector"),
         Operation("sign", f"{_ANY} -> same", "sign(v)", "elementwise sign; zero gradient", "sign(x' - x)", low=-1.0, high=1.0, gradient=False),
         Operation("abs", f"{_ANY} -> same", "|v|", "elementwise absolute value", "abs(f(x)[0])", low=0.0),
@@ -87,8 +88,18 @@ OPERATIONS: dict[str, Operation] = {
         Operation("min", "Number, Number -> same", "min(a, b)", "the smaller of two numbers; min(j != y: e) is over classes", "min(CE(f(x), y), CE(f(x'), y))"),
         Operation("batch_mean", "Number -> Const", "mean over the batch", "mean over the batch; with `where c` over the examples that satisfy c (0 if none)", "batch_mean(CE(f(x), y))"),
         Operation("batch_sum", "Number -> Const", "sum over the batch", "sum over the batch; with `where c` over the examples that satisfy c", "batch_sum(CE(f(x), y))"),
+        Operation("class_mean", "Number -> Vector", "mean over the examples of each class", "a Vector: the mean over the batch's examples of each class; with `where c` over those that satisfy c", "class_mean(CE(f(x), y))"),
+        Operation("class_sum", "Number -> Vector", "sum over the examples of each class", "a Vector: the sum over the batch's examples of each class; with `where c` over those that satisfy c", "class_sum(CE(f(x), y))"),
+        Operation("zeros", "Const -> Vector", "(0, ..., 0)", "0 for every class", "zeros(K)", low=0.0, high=0.0, gradient=False),
+        Operation("ones", "Const -> Vector", "(1, ..., 1)", "1 for every class", "ones(K)", low=1.0, high=1.0, gradient=False),
+        Operation("known", "Label -> Real", "1[y >= 0]", "1 where the label is given, 0 where it is missing (-1, in data = mix(...))", "known(y)", low=0.0, high=1.0, gradient=False, refusal="asks about the Label"),
+        Operation("project", "Input, Set -> Input", "argmin_{u in S} |u - v|_2", "the nearest point of a set", "project(x', linf(x, 0.05))"),
+        Operation("interior", "Input, Set -> Input", "1[v_i is held by no constraint of S]", "1 in the coordinates strictly inside a set (a ball of l2 or l1 holds all or none), else 0", "interior(x', linf(x, 0.05))", low=0.0, high=1.0, gradient=False),
     )
 }  # fmt: skip
+
+OVER_BATCH = frozenset(("batch_mean", "batch_sum", "class_mean", "class_sum"))
+"""Operations over the examples of a batch, which take `where c`."""
 
 BINDERS: dict[str, str] = {
     "max": "largest value over the classes",
@@ -107,13 +118,3 @@ FACTS_OF_A_LEVEL = {
     "survived": "how many of the iterates x'@0 .. x'@(n-1) were classified correctly",
     "first_fooled": "number of updates until first misclassified, the number of steps if never",
 }
-
-NOT_YET = {
-    "D": "Bregman divergences",
-    "project": "projection as an operation",
-    "interior": "the interior mask of a set",
-    "class_mean": "class means",
-    "class_sum": "class sums",
-    "grad": "gradients as values",
-}
-"""Operations of the language that parse and are refused with one diagnostic until their kernel exists."""

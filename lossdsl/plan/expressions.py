@@ -9,6 +9,8 @@ from typing import Any
 from lossdsl.check.typed import Axis, Typed, TypedLevel, show
 from lossdsl.lang.ops import OPERATIONS
 from lossdsl.lang.types import Kind
+from lossdsl.plan import presence, top
+from lossdsl.plan.bregman import bregman
 from lossdsl.plan.ir import Instr
 from lossdsl.plan.logspace import LOGS, in_log_space
 
@@ -26,6 +28,12 @@ class Emitter:
     """Conditions under which the value being lowered is used: no gradient leaves a branch not taken."""
     kept: list[Typed] = field(default_factory=list)
     found: dict[int, Instr] = field(default_factory=dict)
+    frozen: frozenset[str] = frozenset()
+    """Models that are never trained: always in eval mode."""
+    still: frozenset[str] = frozenset()
+    """Variables over weights whose set has radius 0: theta itself."""
+    weights: str | None = None
+    """Where f and p are taken unless the text says otherwise; None: at theta."""
 
     def emit(
         self,
@@ -90,7 +98,7 @@ class Emitter:
         wants_prob = [Kind.PROB in p and Kind.REAL not in p for p in row.params]  # an elementwise operation takes plain numbers
         wants_prob += [False] * (len(e.args) - len(wants_prob))
         args = tuple(self.lower(a, mode) if prob else self.linear(a, mode) for a, prob in zip(e.args, wants_prob, strict=False))
-        return self.emit(e.op, args, e.kind, e)
+        return self.emit(e.op, args, e.kind, e, e.attrs)
 
     def log(self, e: Typed, mode: str) -> int:
         """The logarithm of a number, in log space as far as probabilities reach."""
@@ -126,15 +134,18 @@ class Emitter:
 
     def reduce(self, e: Typed, body: int, op: str, mode: str, text: str, kind: Kind | None = None) -> int:
         assert e.axis is not None
-        classes = self.class_range(e.axis, mode)
+        classes, there = self.class_range(e.axis, mode), presence.presence(self, e, mode)
         axes = tuple(a for a in union(self.axes(body), self.axes(classes)) if a != e.axis)
-        return self.emit("reduce_" + op, (body, classes), kind or e.kind, e, axes=axes, text=text)
+        args = (body, classes) if there is None else (body, classes, there)
+        return self.emit("reduce_" + op, args, kind or e.kind, e, axes=axes, text=text)
 
     def class_range(self, axis: Axis, mode: str) -> int:
         """The classes an axis runs over, as a value."""
         domain = axis.domain
         key = (id(domain), f"classes {axis.depth} {mode}", self.gates)
-        if key not in self.done:
+        if key not in self.done and domain.kind == "top":
+            self.done[key] = top.choose(self, axis)
+        elif key not in self.done:
             args = (self.lower(domain.expr, mode),) if domain.expr is not None else ()
             axes = union(*(self.axes(a) for a in args), (axis,))
             what = Typed("bound", (), Kind.CLASS, axis=axis)
@@ -161,9 +172,43 @@ def _number(self: Emitter, e: Typed, mode: str) -> int:
 
 def _logits(self: Emitter, e: Typed, mode: str) -> int:
     outer, self.gates = self.gates, ()
-    logits = self.emit("forward", (self.lower(e.args[0], mode),), Kind.LOGITS, e, ("f", mode))
+    logits = self.emit("forward", (self.lower(e.args[0], mode),), Kind.LOGITS, e, _which(self, e, mode))
     self.gates = outer
     return self.gated(logits, e)
+
+
+def _which(self: Emitter, e: Typed, mode: str) -> tuple[str, ...]:
+    """The model of a pass, its mode, and its weights where they are not its own."""
+    model = e.attrs[0] if e.attrs else "f"
+    if model != "f":
+        return model, "eval" if model in self.frozen else mode
+    weights = e.attrs[1] if len(e.attrs) > 1 else self.weights
+    return (model, mode) if weights in (None, "theta") or weights in self.still else (model, mode, str(weights))
+
+
+def _weights(self: Emitter, e: Typed, mode: str) -> int:
+    name = "theta" if e.attrs[0] in self.still else e.attrs[0]
+    return self.emit("weights", (), Kind.WEIGHTS, e, (name,))
+
+
+def _grad(self: Emitter, e: Typed, mode: str) -> int:
+    """A gradient by a fresh variable at the point; conditions around it do not reach in, but stand around its value."""
+    outer, self.gates = self.gates, ()
+    point = self.lower(e.args[0], mode)
+    leaf = self.emit("leaf", (point,), e.args[0].kind, e.args[0], text=str(e.attrs[0]))
+    outside = self.done
+    self.done = {**outside, ("leaf", e.attrs): leaf}  # what holds this variable is of no use outside
+    value = self.emit("grad", (leaf, self.linear(e.args[1], mode)), e.kind, e)
+    self.done, self.gates = outside, outer
+    return self.gated(value, e)
+
+
+def _leaf_of(self: Emitter, e: Typed, mode: str) -> int:
+    return self.gated(self.done["leaf", e.attrs], e)
+
+
+def _grad_theta(self: Emitter, e: Typed, mode: str) -> int:
+    return self.emit("grad_theta", (self.linear(e.args[0], mode),), Kind.WEIGHTS, e)
 
 
 def _prob(self: Emitter, e: Typed, mode: str) -> int:
@@ -213,7 +258,7 @@ def _over_batch(self: Emitter, e: Typed, mode: str) -> int:
 def _entry(self: Emitter, e: Typed, mode: str) -> int:
     if e.args[0].kind is Kind.PROB:
         return self.emit("exp", (self.at(e, mode, "log_at", f"log({show(e)})"),), Kind.REAL, e)
-    return self.at(e, mode, "at")
+    return presence.class_entry(self, e, mode) if e.args[0].op in presence.CLASS_VECTORS else self.at(e, mode, "at")
 
 
 def _log(self: Emitter, e: Typed, mode: str) -> int:
@@ -229,7 +274,7 @@ def _cross_entropy(self: Emitter, e: Typed, mode: str) -> int:
         self.lower(target, mode)  # written first, so its passes come first
     logs = self.lower(prediction, mode)
     if prediction.kind is Kind.LOGITS:
-        name = f"p({show(prediction.args[0])})" if prediction.op == "logits" else f"softmax({show(prediction)})"
+        name = show(Typed("prob", (prediction,), Kind.PROB))
         logs = self.emit("log_softmax", (logs,), Kind.PROB, prediction, text=name)
     if target.kind is Kind.PROB:
         return self.emit("cross_entropy", (logs, self.lower(target, mode)), Kind.REAL, e)
@@ -239,7 +284,7 @@ def _cross_entropy(self: Emitter, e: Typed, mode: str) -> int:
 def _reduce(self: Emitter, e: Typed, mode: str) -> int:
     assert e.axis is not None
     self.class_range(e.axis, mode)  # the header is written before the body, and so are its passes
-    return self.reduce(e, self.linear(e.args[0], mode), e.attrs[0], mode, show(e))
+    return self.reduce(e, presence.body(self, e, mode, lambda a: self.linear(a, mode)), e.attrs[0], mode, show(e))
 
 
 def _nth(self: Emitter, e: Typed, mode: str) -> int:
@@ -269,12 +314,32 @@ def _pick(self: Emitter, e: Typed, mode: str) -> int:
     return self.emit("select", (whole, classes, chosen), Kind.INPUT, e, axes=axes)
 
 
+def _no_mass(self: Emitter, e: Typed, mode: str) -> int:
+    return self.emit("no_mass", (self.lower(e.args[0], mode), self.linear(e.args[1], mode)), Kind.PROB, e)
+
+
 def _fact(self: Emitter, e: Typed, mode: str) -> int:
-    """fooled(x'): the prediction at the solution, in eval mode."""
-    point = self.emit("point", (), Kind.INPUT, e, (e.attrs[1],), text=e.attrs[1])
-    logits = self.emit("forward", (point,), Kind.LOGITS, e, ("f", "eval"), text=f"f({e.attrs[1]})")
-    label = self.emit("label", (), Kind.LABEL, e, text="y")
-    return self.emit("misclassified", (logits, label), Kind.REAL, e)
+    """fooled(x'): the prediction at the solution, in eval mode; survived and first_fooled were counted during the updates."""
+    name, level = e.attrs
+    member = e.args[0] if e.args else None
+    if name == "fooled":
+        point = self.lower(member, "eval") if member else self.emit("point", (), Kind.INPUT, e, (level,), text=level)
+        at = show(member) if member else level
+        logits = self.emit("forward", (point,), Kind.LOGITS, e, ("f", "eval"), text=f"f({at})")
+        label = self.emit("label", (), Kind.LABEL, e, text="y")
+        return self.emit("misclassified", (logits, label), Kind.REAL, e)
+    if member is None:
+        return self.emit("point", (), Kind.REAL, e, (level, name))
+    family, index = member.args
+    assert family.family is not None
+    domain = Axis(0, family.family)
+    whole_axis = index.axis if index.op == "bound" and index.axis is not None and index.axis.domain == family.family else None
+    if whole_axis is not None:
+        return self.emit("family", (), Kind.REAL, e, (level, name), axes=(whole_axis,))
+    whole = self.emit("family", (), Kind.REAL, family, (level, name), axes=(domain,))
+    classes, chosen = self.class_range(domain, mode), self.lower(index, mode)
+    axes = tuple(a for a in union(self.axes(classes), self.axes(chosen)) if a != domain)
+    return self.emit("select", (whole, classes, chosen), Kind.REAL, e, axes=axes)
 
 
 def _draw(self: Emitter, e: Typed, mode: str) -> int:
@@ -284,7 +349,9 @@ def _draw(self: Emitter, e: Typed, mode: str) -> int:
 _RULES = {
     "draw": _draw,
     "number": _number, "input": _leaf, "label": _leaf, "classes": _leaf, "point": _leaf, "sample": _leaf, "logits": _logits,
+    "state": _leaf, "found": _leaf, "weights": _weights, "grad": _grad, "leaf": _leaf_of, "grad_theta": _grad_theta,
     "prob": _prob, "mode": _mode, "stop": _stop, "mix": _mix, "if": _if, "at": _entry, "log": _log, "CE": _cross_entropy, "reduce": _reduce,
     "nth": _nth, "bound": _bound, "pick": _pick, "fact": _fact, "batch_mean": _batch, "batch_sum": _batch,
+    **dict.fromkeys(presence.CLASS_VECTORS, presence.class_vector), "bregman": bregman, "no_mass": _no_mass,
     **dict.fromkeys(("add", "sub", "mul", "div", "pow", "neg", "not", "and", "or", "lt", "le", "gt", "ge", "eq", "ne"), _arithmetic),
 }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lossdsl.plan.ir import Code, Plan, Solve, writes_statistics
+from lossdsl.plan.ir import Code, Find, Plan, Solve, writes_statistics
 
 
 def hoist(plan: Plan) -> Plan:
@@ -16,13 +16,14 @@ def hoist(plan: Plan) -> Plan:
     return replace(plan, solves=tuple(_hoist(s) for s in plan.solves))
 
 
-def _hoist(solve: Solve) -> Solve:
+def _hoist(solve: Solve | Find) -> Solve | Find:
     fixed: set[int] = set()
     stays = []
     moved = []
     written = writes_statistics(solve.body)
     for i in solve.body:
-        own = i.op == "own_class" or (i.op in ("point", "family") and i.attrs == (solve.level.var,))
+        own = i.op == "own_class" or (i.op in ("point", "family", "found", "weights") and i.attrs[:1] == (solve.var,))
+        own = own or (i.op == "forward" and i.attrs[2:] == (solve.var,))
         if own or not i.repeatable or (written and i.op == "forward") or any(a in fixed for a in i.args):
             fixed.add(i.id)
             stays.append(i)

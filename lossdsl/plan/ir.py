@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lossdsl.check.typed import Axis, TypedLevel, number_text
+from lossdsl.check.typed import Axis, TypedFind, TypedLevel
 from lossdsl.lang.types import Kind
 from lossdsl.source import NOWHERE, Span
 
 
 @dataclass(frozen=True)
 class Instr:
-    """One computed value. `op` is a kernel of the engine; "forward" is a pass through the model, attrs (model, mode)."""
+    """One computed value. `op` is a kernel of the engine; "forward" is a pass through a model, attrs (model, mode) or, at
+    other weights, (f, mode, weights)."""
 
     id: int
     op: str
@@ -28,7 +29,8 @@ class Instr:
     text: str = ""
     span: Span = NOWHERE
     gradient: str = ""
-    """Of a forward pass: "parameters", "input" or "none": what its result is differentiated by."""
+    """What the result is differentiated by: "parameters", "input" or "none" (forward passes), "graph" (a gradient that is differentiated
+    again) or "value" (one that is not). Other instructions: "input" between the point of a gradient and its body."""
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -68,10 +70,37 @@ class Solve:
     classes: int | None = None
     """The classes of a family, computed in `before`."""
     captures: tuple[int, ...] = ()
+    step: int | None = None
+    """A step per example, computed in `before`."""
+    until: int | None = None
+    """The number of further updates of a fooled example, computed in `before`."""
+    noise: Code = Code()
+    """Drawn once per update."""
+    facts: bool = False
+    """The second result of `body` says whether the point is misclassified."""
+    optimality: Code = Code()
+    """For an implicit gradient: the objective once more, differentiable in the variable and in the parameters."""
+
+    @property
+    def var(self) -> str:
+        return self.level.var
+
+    @property
+    def mode(self) -> str:
+        return self.level.mode
+
+    @property
+    def axis(self) -> Axis | None:
+        return self.level.axis
+
+    @property
+    def through(self) -> str:
+        return self.level.through.kind if self.level.through else ""
 
     @property
     def runs(self) -> int:
-        return self.level.solver.options.restarts
+        options: Any = self.level.through.options if self.level.through else None
+        return int(options.starts) if self.through == "danskin" else self.level.solver.options.restarts
 
     @property
     def updates(self) -> int:
@@ -81,16 +110,86 @@ class Solve:
     def evaluations(self) -> int:
         """Evaluations of the objective without gradient: of final points, where restarts or best iterates are compared."""
         options = self.level.solver.options
-        return self.runs if self.runs > 1 or options.keep == "best" else 0
+        return self.runs if (self.runs > 1 and self.through != "danskin") or options.keep == "best" else 0
+
+    @property
+    def backwards(self) -> int:
+        """Input-backward passes."""
+        return self.updates
+
+    def with_codes(self, change: Any) -> Solve:
+        """The level with every piece of its code changed, in the order of running."""
+        before, start, noise = change(self.before, "before"), change(self.start, "start"), change(self.noise, "noise")
+        body, optimality = change(self.body, "body"), change(self.optimality, "optimality")
+        return replace(self, before=before, start=start, noise=noise, body=body, optimality=optimality)
+
+    def renamed(self, at: Any) -> Solve:
+        def maybe(value: int | None) -> int | None:
+            return None if value is None else int(at(value))
+
+        ends = {"classes": maybe(self.classes), "step": maybe(self.step), "until": maybe(self.until)}
+        return replace(self, center=at(self.center), radius=at(self.radius), **ends)
+
+
+@dataclass(frozen=True)
+class Find:
+    """A root search per example: `before` once per batch, `body` once per evaluation."""
+
+    stage: TypedFind
+    before: Code
+    body: Code
+    low: int
+    high: int
+    start: Code = Code()
+
+    @property
+    def var(self) -> str:
+        return self.stage.var
+
+    @property
+    def mode(self) -> str:
+        return self.stage.mode
+
+    @property
+    def axis(self) -> Axis | None:
+        return None
+
+    @property
+    def steps(self) -> int:
+        options: Any = self.stage.options
+        return int(options.steps)
+
+    @property
+    def runs(self) -> int:
+        return 0
+
+    @property
+    def updates(self) -> int:
+        return self.steps + 2
+
+    @property
+    def evaluations(self) -> int:
+        return 0
+
+    @property
+    def backwards(self) -> int:
+        return 0
+
+    def with_codes(self, change: Any) -> Find:
+        return replace(self, before=change(self.before, "before"), body=change(self.body, "body"))
+
+    def renamed(self, at: Any) -> Find:
+        return replace(self, low=at(self.low), high=at(self.high))
 
 
 @dataclass(frozen=True)
 class Upper:
-    """The upper objective: `code.results` are the terms (to be added up), then the logged values."""
+    """The upper objective: `code.results` are the terms (to be added up), then the logged values, then the new values of states."""
 
     code: Code
     terms: tuple[str, ...]
     logs: tuple[str, ...]
+    states: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,10 +198,18 @@ class Plan:
 
     name: str
     samples: Code
-    solves: tuple[Solve, ...]
+    solves: tuple[Solve | Find, ...]
     upper: Upper | None
+    inits: Code = Code()
+    """The first values of states, in their order."""
+    sampling: Code = Code()
+    """The law of the classes that a batch is drawn from."""
+    joint: bool = False
+    """All points of the upper level in one forward pass."""
 
     def __str__(self) -> str:
+        from lossdsl.plan.text import render
+
         return render(self)
 
     @property
@@ -113,10 +220,14 @@ class Plan:
 
 def codes(plan: Plan) -> list[Code]:
     """Every piece of code, in the order of running."""
-    found = [plan.samples]
-    for solve in plan.solves:
-        found += [solve.before, solve.start, solve.body]
-    return [*found, plan.upper.code] if plan.upper else found
+    found: list[Code] = []
+
+    def note(code: Code, where: str) -> Code:
+        found.append(code)
+        return code
+
+    map_codes(plan, note)
+    return found
 
 
 def writes_statistics(code: Code) -> bool:
@@ -126,13 +237,11 @@ def writes_statistics(code: Code) -> bool:
 
 def map_codes(plan: Plan, change: Any) -> Plan:
     """The plan with `change(code, where)` applied to every piece of code, in the order of running."""
-    samples = change(plan.samples, "samples")
-    solves = []
-    for s in plan.solves:
-        before, start, body = change(s.before, "before"), change(s.start, "start"), change(s.body, "body")
-        solves.append(replace(s, before=before, start=start, body=body))
+    samples, inits = change(plan.samples, "samples"), change(plan.inits, "inits")
+    solves = tuple(s.with_codes(change) for s in plan.solves)
     upper = replace(plan.upper, code=change(plan.upper.code, "upper")) if plan.upper else None
-    return replace(plan, samples=samples, solves=tuple(solves), upper=upper)
+    sampling = change(plan.sampling, "sampling")
+    return replace(plan, samples=samples, inits=inits, solves=solves, upper=upper, sampling=sampling)
 
 
 def rename(plan: Plan, new: dict[int, int]) -> Plan:
@@ -148,119 +257,4 @@ def rename(plan: Plan, new: dict[int, int]) -> Plan:
         return Code(instrs, tuple(map(at, code.results)))
 
     plan = map_codes(plan, change)
-    solves = tuple(
-        replace(s, center=at(s.center), radius=at(s.radius), classes=None if s.classes is None else at(s.classes)) for s in plan.solves
-    )
-    return replace(plan, solves=solves)
-
-
-# --- cost ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Passes through the model in a step, each over one batch; per-class families count once per class, as multiples of `copies`."""
-
-    forward: int
-    input_backward: int
-    full_backward: int
-    copies: tuple[tuple[str, int, int], ...] = ()
-    """Per family: the number of classes ("K - 1"), forward and input-backward passes over that many batches."""
-
-    def __str__(self) -> str:
-        forward = _plural(self.forward, "forward pass", self.copies, 1)
-        backward = _plural(self.input_backward, "input-backward pass", self.copies, 2)
-        return f"cost: {forward}, {backward}, {_plural(self.full_backward, 'full backward pass', (), 0)}"
-
-
-def _plural(count: int, what: str, copies: tuple[tuple[str, int, int], ...], column: int) -> str:
-    parts = [str(count)] if count or not any(c[column] for c in copies) else []
-    parts += [f"{c[column]}*({c[0]})" for c in copies if c[column]]
-    return f"{' + '.join(parts)} {what}{'' if parts == ['1'] else 'es'}"
-
-
-def copies_text(axis: Axis) -> str:
-    return {"all": "K", "not": "K - 1", "top": str(axis.domain.size)}[axis.domain.kind]
-
-
-def cost(plan: Plan) -> Cost:
-    """Count the passes a plan makes."""
-    counts: dict[str, list[int]] = {"": [0, 0]}
-
-    def add(code: Code, times: int = 1, over: Axis | None = None) -> None:
-        for i in code:
-            if i.op == "forward":
-                axes = (*i.axes, *([over] if over else []))
-                name = " * ".join(f"({copies_text(a)})" if len(axes) > 1 else copies_text(a) for a in axes)
-                counts.setdefault(name, [0, 0])[0] += times
-
-    add(plan.samples)
-    for s in plan.solves:
-        add(s.before)
-        add(s.start, s.runs, s.level.axis)
-        add(s.body, s.updates + s.evaluations, s.level.axis)
-        counts.setdefault(copies_text(s.level.axis) if s.level.axis else "", [0, 0])[1] += s.updates
-    if plan.upper:
-        add(plan.upper.code)
-    forward, backward = counts.pop("")
-    return Cost(forward, backward, int(plan.upper is not None), tuple((name, f, b) for name, (f, b) in counts.items()))
-
-
-# --- text ----------------------------------------------------------------------------------------------------------
-
-
-def render(plan: Plan) -> str:
-    """The plan as text, the same each time: values are numbered in the order they appear."""
-    names: dict[int, str] = {}
-    for code in codes(plan):
-        for i in code:
-            names[i.id] = f"%{len(names) + 1}"
-    lines = [f"plan {plan.name}"]
-    if plan.samples.instrs:
-        lines += ["", "draw once per batch", *_lines(plan.samples, names)]
-    for s in plan.solves:
-        lines += ["", *_solve_lines(s, names)]
-    if plan.upper:
-        lines += ["", "upper", *_lines(plan.upper.code, names)]
-        for term, result in zip(plan.upper.terms, plan.upper.code.results, strict=False):
-            lines.append(f"  term {names[result]:<5} {term}")
-        for log, result in zip(plan.upper.logs, plan.upper.code.results[len(plan.upper.terms) :], strict=False):
-            lines.append(f"  log  {names[result]:<5} {log}")
-        lines.append("  full backward")
-    return "\n".join([*lines, "", str(cost(plan)), ""])
-
-
-def _solve_lines(s: Solve, names: dict[int, str]) -> list[str]:
-    level, solver = s.level, s.level.solver
-    name = level.var + (f"[{level.axis.domain.text}]" if level.axis else "")
-    lines = [
-        f"solve {name} in {level.set.name}({names[s.center]}, {names[s.radius]})" + (" and the input domain" if level.set.boxed else "")
-    ]
-    if s.before.instrs:
-        lines += ["  once per batch, without gradient", *_lines(s.before, names, 4)]
-    own = "    the perturbations of the last batch" if solver.start_kind == "previous" else f"    the set's own {solver.start_kind} draw"
-    start = own if not s.start.results else f"    start at {names[s.start.results[0]]}"
-    projected = "" if solver.start_kind != "expression" else ", projected"
-    lines += [f"  once per restart ({s.runs})", *_lines(s.start, names, 4), start + projected]
-    shown = solver.options.model_dump(exclude={"steps", "restarts"})
-    options = ", ".join(f"{k} = {v if isinstance(v, str) else number_text(v)}" for k, v in shown.items())
-    lines += [f"  {solver.options.steps} updates by {solver.name}({options})", *_lines(s.body, names, 4)]
-    lines.append(f"    input-backward of {names[s.body.results[0]]}, {level.sense}")
-    if s.evaluations:
-        lines.append(f"  the objective once more at {s.evaluations} final points")
-    if s.captures:
-        lines.append("  keep the iterates " + ", ".join(map(str, s.captures)))
-    return lines
-
-
-def _lines(code: Code, names: dict[int, str], indent: int = 2) -> list[str]:
-    out = []
-    for i in code:
-        args = " ".join(names.get(a, f"?{a}") for a in i.args)
-        head = f"{names[i.id]:<4} = {i.op}"
-        attrs = " ".join(number_text(a) if isinstance(a, int | float) else str(a) for a in i.attrs)
-        mark = f" gradient: {i.gradient}" if i.gradient else ""
-        text = " ".join(part for part in (head, args, attrs) if part) + mark
-        shown = i.text if len(i.text) <= 60 else i.text[:57] + "..."
-        out.append(f"{' ' * indent}{text:<44} # {shown}".rstrip() if shown else " " * indent + text)
-    return out
+    return replace(plan, solves=tuple(s.renamed(at) for s in plan.solves))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lossdsl.check.typed import Typed, show
 from lossdsl.lang.types import Kind
+from lossdsl.plan import presence
 
 if TYPE_CHECKING:
     from lossdsl.plan.expressions import Emitter
@@ -58,7 +59,8 @@ def _log_at(self: Emitter, e: Typed, mode: str) -> int:
     vector = e.args[0]
     if vector.kind is Kind.PROB:
         return self.at(e, mode, "log_at", f"log({show(e)})")
-    logs = self.reduce(vector, self.linear(vector.args[0], mode), "log_softmax", mode, f"log({show(vector)})", Kind.PROB)
+    body = presence.body(self, vector, mode, lambda a: self.linear(a, mode))
+    logs = self.reduce(vector, body, "log_softmax", mode, f"log({show(vector)})", Kind.PROB)
     index = e.args[1]
     if index.value is not None:
         return self.emit("log_at", (logs,), Kind.REAL, e, (int(index.value),), text=f"log({show(e)})")
@@ -89,7 +91,7 @@ def _log_reduce(self: Emitter, e: Typed, mode: str) -> int:
     assert e.axis is not None
     self.class_range(e.axis, mode)
     op = {"sum": "logsumexp", "mean": "logmeanexp"}.get(e.attrs[0], e.attrs[0])
-    return self.reduce(e, self.log(e.args[0], mode), op, mode, f"log({show(e)})")
+    return self.reduce(e, presence.body(self, e, mode, lambda a: self.log(a, mode)), op, mode, f"log({show(e)})")
 
 
 LOGS: dict[str, Callable[[Emitter, Typed, str], int]] = {

@@ -2,83 +2,163 @@
 
 from __future__ import annotations
 
-from lossdsl.check.typed import Typed, TypedLevel, TypedRecipe, show
+from lossdsl.check.typed import Typed, TypedFind, TypedLevel, TypedRecipe, TypedState, show
 from lossdsl.lang.types import Kind
 from lossdsl.plan.expressions import Emitter
-from lossdsl.plan.ir import Code, Plan, Solve, Upper
+from lossdsl.plan.ir import Code, Find, Plan, Solve, Upper
+from lossdsl.plan.labels import guarded
+from lossdsl.plan.top import kept_choices
 
 
 def lower_recipe(recipe: TypedRecipe) -> Plan:
     """The naive plan of a recipe."""
-    counter = [0]
+    recipe, counter = guarded(recipe), [0]
     samples = Emitter(counter)
     results = []
     for s in recipe.samples:
         args = tuple(samples.lower(a, "eval") for a in s.draw.args)
         kind = {"x": Kind.INPUT, "example": Kind.REAL, "batch": Kind.CONST, "classes": Kind.VECTOR}[s.over]
         results.append(samples.emit("draw", args, kind, s.draw, (*s.draw.attrs, "as", s.name), axes=()))
-    solves = tuple(_level(level, counter, _captures(level, recipe)) for level in recipe.levels)
-    upper = _upper(recipe, counter) if recipe.objective is not None else None
-    return Plan(recipe.name, Code(tuple(samples.instrs), tuple(results)), solves, upper)
+    inits = _all(Emitter(counter), [(s.init, "eval") for s in recipe.states])
+    frozen = frozenset(name for name, is_frozen in recipe.models.items() if is_frozen)
+    still = frozenset(level.var for level in recipe.levels if level.set.over == "weights" and level.set.radius.value == 0)
+    solves = tuple(
+        _find(stage, counter, frozen, still)
+        if isinstance(stage, TypedFind)
+        else _level(stage, counter, frozen, still, _captures(stage, recipe), _asked(stage, recipe))
+        for stage in recipe.stages
+        if stage.var not in still
+    )
+    upper = _upper(recipe, counter, frozen, still) if recipe.objective is not None else None
+    sampling = _all(Emitter(counter), [(recipe.sampler, "eval")] if recipe.sampler is not None else [])
+    drawn = Code(tuple(samples.instrs), tuple(results))
+    return kept_choices(Plan(recipe.name, drawn, solves, upper, inits, sampling, recipe.joint), recipe.kind == "attack")
 
 
-def _level(level: TypedLevel, counter: list[int], captures: tuple[int, ...]) -> Solve:
-    before = Emitter(counter)
-    center, radius = before.lower(level.set.center, level.mode), before.lower(level.set.radius, level.mode)
-    classes = before.class_range(level.axis, level.mode) if level.axis else None
-    start = Emitter(counter, level)
-    first = () if level.solver.start_kind in ("uniform", "corner", "previous") else (start.lower(level.solver.start, level.mode),)
-    body = Emitter(counter, level)
-    objective = body.lower(level.objective, level.mode)
-    wanted = (center, radius) if classes is None else (center, radius, classes)
+def _all(code: Emitter, wanted: list[tuple[Typed, str]]) -> Code:
+    results = tuple(code.linear(e, mode) for e, mode in wanted)
+    return Code(tuple(code.instrs), results)
+
+
+def _level(
+    level: TypedLevel, counter: list[int], frozen: frozenset[str], still: frozenset[str], captures: tuple[int, ...], asked: bool
+) -> Solve:
+    solver, mode = level.solver, level.mode
+    before = Emitter(counter, frozen=frozen, still=still)
+    center = (
+        before.lower(level.set.center, mode) if level.set.over == "input" else before.emit("number", (), Kind.CONST, level.set.center, (0,))
+    )
+    radius = before.lower(level.set.radius, mode)
+    classes = before.class_range(level.axis, mode) if level.axis else None
+    step = None if solver.step is None else before.lower(solver.step, mode)
+    until = None if solver.until is None else before.lower(solver.until, mode)
+    wanted = tuple(v for v in (center, radius, classes, step, until) if v is not None)
+    start = Emitter(counter, level, frozen=frozen, still=still)
+    drawn = solver.start_kind in ("uniform", "corner", "previous")
+    first = () if drawn else (start.lower(solver.start, mode),)
+    noise = Emitter(counter, level, frozen=frozen, still=still)
+    added = () if solver.noise is None else (noise.lower(solver.noise, mode),)
+    body = Emitter(counter, level, frozen=frozen, still=still)
+    results = [body.linear(level.objective, mode)]
+    facts = asked or until is not None
+    if facts:
+        results.append(_misclassified(body, level))
     return Solve(
         level,
         Code(tuple(before.instrs), wanted),
         Code(tuple(start.instrs), first),
-        Code(tuple(body.instrs), (objective,)),
+        Code(tuple(body.instrs), tuple(results)),
         center,
         radius,
         classes,
         captures,
+        step,
+        until,
+        Code(tuple(noise.instrs), added),
+        facts,
+        _optimality(level, counter, frozen, still),
     )
 
 
-def _captures(level: TypedLevel, recipe: TypedRecipe) -> tuple[int, ...]:
-    """The iterates of a level that anything else speaks of."""
-    found: set[int] = set()
-    seen: set[int] = set()
-    roots = [recipe.objective, *(e for _, e in recipe.logs)]
-    for other in recipe.levels:
-        roots += [other.objective, other.set.center, other.set.radius, other.solver.start]
+def _misclassified(body: Emitter, level: TypedLevel) -> int:
+    """Is the point misclassified? The pass is the objective's own where that has one."""
+    here = Typed("point", (), Kind.INPUT, level.span, (level.var,))
+    logits = Typed("logits", (here,), Kind.LOGITS, level.span)
+    label = body.emit("label", (), Kind.LABEL, Typed("label", (), Kind.LABEL, level.span))
+    fact = Typed("fact", (), Kind.REAL, level.span, ("fooled", level.var))
+    return body.emit("misclassified", (body.lower(logits, level.mode), label), Kind.REAL, fact)
+
+
+def _optimality(level: TypedLevel, counter: list[int], frozen: frozenset[str], still: frozenset[str]) -> Code:
+    """The objective once more, for an implicit gradient; in train mode its passes write no statistics again."""
+    if level.through is None or level.through.kind != "implicit":
+        return Code()
+    code = Emitter(counter, level, frozen=frozen, still=still)
+    value = code.linear(level.objective, "untracked" if level.mode == "train" else level.mode)
+    return Code(tuple(code.instrs), (value,))
+
+
+def _find(stage: TypedFind, counter: list[int], frozen: frozenset[str], still: frozenset[str]) -> Find:
+    before = Emitter(counter, frozen=frozen, still=still)
+    low, high = before.lower(stage.low, stage.mode), before.lower(stage.high, stage.mode)
+    body = Emitter(counter, frozen=frozen, still=still)
+    value = body.linear(stage.value, stage.mode)
+    return Find(stage, Code(tuple(before.instrs), (low, high)), Code(tuple(body.instrs), (value,)), low, high)
+
+
+def _everything(recipe: TypedRecipe, but: TypedLevel) -> list[Typed]:
+    """Every expression of the recipe except those of one level, parts included."""
+    roots = [recipe.objective, recipe.sampler, *(e for _, e in recipe.logs), *(s.update for s in recipe.states)]
+    roots += [e for other in recipe.stages if other is not but for e in other.expressions]
     stack = [e for e in roots if e is not None]
+    seen: dict[int, Typed] = {}
     while stack:
         e = stack.pop()
         if id(e) in seen:
             continue
-        seen.add(id(e))
-        if e.op == "point" and e.attrs[0] == level.var and len(e.attrs) > 1:
-            found.add(e.attrs[1])
+        seen[id(e)] = e
         stack.extend(e.args)
         if e.axis is not None and e.axis.domain.expr is not None:
             stack.append(e.axis.domain.expr)
-    return tuple(sorted(found))
+    return list(seen.values())
 
 
-def _upper(recipe: TypedRecipe, counter: list[int]) -> Upper:
+def _captures(level: TypedLevel, recipe: TypedRecipe) -> tuple[int, ...]:
+    """The iterates of a level that anything else speaks of."""
+    spoken = _everything(recipe, level)
+    return tuple(sorted({e.attrs[1] for e in spoken if e.op == "point" and e.attrs[0] == level.var and len(e.attrs) > 1}))
+
+
+def _asked(level: TypedLevel, recipe: TypedRecipe) -> bool:
+    """Does anything ask how many iterates were right?"""
+    facts = (("survived", level.var), ("first_fooled", level.var))
+    return any(e.op == "fact" and e.attrs in facts for e in _everything(recipe, level))
+
+
+def _upper(recipe: TypedRecipe, counter: list[int], frozen: frozenset[str], still: frozenset[str]) -> Upper:
     assert recipe.objective is not None
-    code = Emitter(counter)
+    mode = recipe.mode
+    code = Emitter(counter, frozen=frozen, still=still, weights=recipe.at)
     names, results = [], []
     for sign, term in _terms(recipe.objective):
-        value = code.lower(term, "train")
+        value = code.lower(term, mode)
         if term.kind is Kind.PROB:
-            value = code.linear(term, "train")
+            value = code.linear(term, mode)
         if sign < 0:
             value = code.emit("neg", (value,), term.kind, term, text=f"-{show(term)}")
         names.append(("-" if sign < 0 else "") + show(term))
         results.append(value)
     for _, e in recipe.logs:
-        results.append(code.lower(e, "train"))
-    return Upper(Code(tuple(code.instrs), tuple(results)), tuple(names), tuple(name for name, _ in recipe.logs))
+        results.append(code.lower(e, mode))
+    for state in recipe.states:
+        results.append(_next(code, state, mode))
+    return Upper(
+        Code(tuple(code.instrs), tuple(results)), tuple(names), tuple(n for n, _ in recipe.logs), tuple(s.name for s in recipe.states)
+    )
+
+
+def _next(code: Emitter, state: TypedState, mode: str) -> int:
+    return code.linear(state.update, state.mode or mode)
 
 
 def _terms(e: Typed, sign: int = 1) -> list[tuple[int, Typed]]:

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from lossdsl.check.typed import TypedRecipe
 from lossdsl.plan.gradients import mark_gradients
 from lossdsl.plan.hoist import hoist
-from lossdsl.plan.ir import Code, Plan
+from lossdsl.plan.ir import Code, Plan, Solve
+from lossdsl.plan.join import join
 from lossdsl.plan.lower import lower_recipe
+from lossdsl.plan.points import share_points
 from lossdsl.plan.prune import prune
 from lossdsl.plan.share import share, share_between_levels
 from lossdsl.plan.simplify import simplify
 
 Pass = Callable[[Plan], Plan]
 
-PASSES: tuple[Pass, ...] = (simplify, share, hoist, share_between_levels, prune, mark_gradients)
+PASSES: tuple[Pass, ...] = (simplify, share, share_points, share, hoist, share_between_levels, join, prune, mark_gradients)
 
 
 def make_plan(recipe: TypedRecipe, passes: tuple[Pass, ...] = PASSES) -> Plan:
@@ -38,11 +40,16 @@ def verify(plan: Plan) -> None:
     seen: set[int] = set()
     everywhere = _check(plan.samples, set(), seen, "samples")
     for s in plan.solves:
-        everywhere = _check(s.before, everywhere, seen, f"before {s.level.var}")
-        _check(s.start, everywhere, seen, f"start of {s.level.var}")
-        _check(s.body, everywhere, seen, f"updates of {s.level.var}")
+        everywhere = _check(s.before, everywhere, seen, f"before {s.var}")
+        _check(s.start, everywhere, seen, f"start of {s.var}")
+        _check(s.body, everywhere, seen, f"updates of {s.var}")
+        if isinstance(s, Solve):
+            _check(s.noise, everywhere, seen, f"noise of {s.var}")
+            _check(s.optimality, set(), seen, f"optimality of {s.var}")
     if plan.upper:
         _check(plan.upper.code, set(), seen, "upper")
+    _check(plan.inits, set(), seen, "first values")
+    _check(plan.sampling, set(), seen, "sampler")
 
 
 def _check(code: Code, visible: set[int], seen: set[int], where: str) -> set[int]:

@@ -6,7 +6,9 @@ Across evaluations (between levels) only what gives the same value whenever it i
 
 from __future__ import annotations
 
-from lossdsl.plan.ir import Code, Plan, map_codes, rename, writes_statistics
+from dataclasses import replace
+
+from lossdsl.plan.ir import Code, Plan, Solve, map_codes, rename, writes_statistics
 
 _COMMUTATIVE = frozenset(("add", "mul", "eq", "ne", "and", "or"))
 """Operations that give the same bits when their two arguments change places (max and min differ in the gradient at a tie)."""
@@ -25,18 +27,23 @@ def share(plan: Plan) -> Plan:
 def share_between_levels(plan: Plan) -> Plan:
     """Let later lower levels reuse what an earlier one computed before its updates; only repeatable values.
 
-    Nothing is reused across a pass in train mode: it writes the statistics that a pass in eval mode reads.
+    Nothing is reused across a pass in train mode: it writes the statistics that a pass in eval mode reads. A level that gradients pass
+    keeps its own values, which know where they come from; those of other levels are constants.
     """
     same: dict[int, int] = {}
     seen: dict[object, int] = {}
 
-    def change(code: Code, where: str) -> Code:
+    def change(code: Code, where: str, alone: bool) -> Code:
         if writes_statistics(code):
             seen.clear()
             return code
-        return _merged(code, seen, same, only_repeatable=True) if where == "before" else code
+        return _merged(code, seen, same, only_repeatable=True) if where == "before" and not alone else code
 
-    return rename(map_codes(plan, change), same)
+    solves = []
+    for s in plan.solves:
+        alone = isinstance(s, Solve) and s.through == "unrolling"
+        solves.append(s.with_codes(lambda code, where, alone=alone: change(code, where, alone)))
+    return rename(replace(plan, solves=tuple(solves)), same)
 
 
 def _merged(code: Code, seen: dict[object, int], same: dict[int, int], only_repeatable: bool = False) -> Code:

@@ -31,12 +31,13 @@ def check_data(data: DataSet, domain: tuple[Bound, Bound] | None) -> None:
             message = f"example {at} has label {int(labels[at])}, the classes are 0..{data.num_classes - 1}"
             raise UserError(message, where=where, fix="number the classes from 0, or give the right number of classes")
         for batch in split.in_order(CHUNK):
-            _check_inputs(batch.x, batch.index, domain, where)
+            check_inputs(batch.x, batch.index, domain, where)
             if not split.examples.in_memory:
                 break
 
 
-def _check_inputs(x: Tensor, index: Tensor, domain: tuple[Bound, Bound] | None, where: str) -> None:
+def check_inputs(x: Tensor, index: Tensor, domain: tuple[Bound, Bound] | None, where: str) -> None:
+    """Raise UserError for an input that holds NaN or lies outside the domain; `index` [N] names the examples."""
     broken = (~torch.isfinite(x)).flatten(1).any(1).nonzero()
     if len(broken):
         raise UserError(f"example {int(index[broken[0]])} holds NaN or infinity", where=where, fix="remove or mend the example")

@@ -15,19 +15,18 @@ import torch
 from rich.console import Console
 
 from lossdsl.diagnostics import UserError
-from lossdsl.run import manifest
 from lossdsl.run.check import check_data, check_model
 from lossdsl.run.checkpoint import Checkpoint, read_checkpoint
 from lossdsl.run.data import DataRequest, DataSet, load_data
 from lossdsl.run.examples import Split
-from lossdsl.run.files import read_json, write_json
+from lossdsl.run.files import write_json
 from lossdsl.run.measure import Measurement, Rate, Setting, measure
 from lossdsl.run.models import ModelInput, build_model
 from lossdsl.run.progress import Reporter
 from lossdsl.run.protocols import CompileAttack
+from lossdsl.run.request import AttackChoice
 from lossdsl.run.rng import choose_device, derive, seeded
-from lossdsl.run.session import load_weights
-from lossdsl.run.train import MANIFEST, AttackChoice
+from lossdsl.run.stored import load_weights, read_manifest, weights_part
 
 
 @dataclass(frozen=True)
@@ -87,11 +86,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     checkpoint, data that is not the run's, unknown attack.
     """
     device, reporter = choose_device(request.device), Reporter(request.console)
-    about = read_json(request.run / MANIFEST, "manifest of a run")
-    if about.get("format") != manifest.FORMAT or not isinstance(about.get("identity"), dict):
-        raise UserError(
-            "is not a manifest of lossdsl", where=str(request.run / MANIFEST), fix="name a directory that lossdsl train has written"
-        )
+    about = read_manifest(request.run)
     identity = about["identity"]
     data = _data(request, identity["data"])
     path = request.run / f"{request.which}.safetensors"
@@ -108,7 +103,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     split = _split(request, data, float(identity["train"]["validation"]))
     with seeded(derive(request.seed, "evaluate"), device):
         model = build_model(identity["model"], ModelInput(data.shape, classes), data.mean, data.std).to(device, dtype)
-        load_weights(model, found, path)
+        load_weights(model, found, path, weights_part(found))
         check_model(model, split, classes, identity["model"], device, dtype)
         overrides = AttackChoice(request.attack, request.overrides).resolved(identity["params"])
         attack = request.compile_attack(request.attack, overrides, model, classes, device)

@@ -99,6 +99,37 @@ class Split:
         return self.batches(chunks(torch.arange(len(self)), size))
 
 
+class Joined(Examples):
+    """Two splits one after the other: those of the first with their own labels, those of the second with the labels given."""
+
+    def __init__(self, first: Split, second: Split, labels: Tensor) -> None:
+        self.first, self.second, self.shape = first, second, first.examples.shape
+        self.labels = torch.cat([first.labels, labels])
+
+    def inputs(self, order: Sequence[Tensor]) -> Iterator[Tensor]:
+        count = len(self.first)
+        own = [index[index < count] for index in order]
+        others = [index[index >= count] - count for index in order]
+        ours, theirs = self._inputs(self.first, own), self._inputs(self.second, others)
+        for index, one, two in zip(order, own, others, strict=True):
+            x = torch.empty((len(index), *self.shape))
+            if len(one):
+                x[index < count] = next(ours)
+            if len(two):
+                x[index >= count] = next(theirs)
+            yield x
+
+    @staticmethod
+    def _inputs(split: Split, order: Sequence[Tensor]) -> Iterator[Tensor]:
+        return split.examples.inputs([split.positions[index] for index in order if len(index)])
+
+    def digest(self) -> str:
+        content = hashlib.sha256(f"{self.first.examples.digest()} {self.second.examples.digest()}".encode())
+        for part in (self.first.positions, self.second.positions, self.labels):
+            content.update(part.numpy().data)
+        return content.hexdigest()
+
+
 def chunks(order: Tensor, size: int) -> tuple[Tensor, ...]:
     """An order cut into batches; the last one may be smaller."""
     parts: tuple[Tensor, ...] = torch.split(order, size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,12 +14,12 @@ from torch import Tensor
 from lossdsl.diagnostics import UserError
 from lossdsl.run import metrics
 from lossdsl.run.augment import augment
-from lossdsl.run.examples import Batch, chunks
+from lossdsl.run.examples import Batch
 from lossdsl.run.measure import Interrupted, Measurement, Setting, measure
 from lossdsl.run.progress import Reporter
 from lossdsl.run.protocols import Loss
-from lossdsl.run.rng import derive, generator, seeded
-from lossdsl.run.session import LAST, Place, Session
+from lossdsl.run.rng import derive, seeded
+from lossdsl.run.session import LAST, MAIN, Place, Session
 
 METRICS = "metrics.jsonl"
 
@@ -28,7 +28,8 @@ def run_epochs(session: Session, reporter: Reporter, stop: Callable[[], bool]) -
     """Train to the end of the last epoch, or to `patience`. Raises Interrupted between batches when `stop` says so; `session` then
     stands where a checkpoint may be taken."""
     place, epochs = session.place, session.recipe.train.epochs
-    with reporter.bar(f"epoch {place.epoch}/{epochs}", epochs * session.per_epoch, place.updates):
+    updates = epochs * session.per_epoch * session.recipe.train.replays
+    with reporter.bar(f"epoch {place.epoch}/{epochs}", updates, place.updates):
         while not place.done:
             session.step.set_epoch(place.epoch)
             _train_epoch(session, reporter, stop)
@@ -36,30 +37,56 @@ def run_epochs(session: Session, reporter: Reporter, stop: Callable[[], bool]) -
             reporter.epoch(record, epochs)
 
 
-def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
-    """The order of an epoch's examples: a function of seed and epoch alone, so that nothing of it needs saving."""
-    return torch.randperm(count, generator=generator("cpu", derive(seed, "order", epoch)))
+def _batches(session: Session) -> Iterator[Batch]:
+    """What is left of the epoch. A sampler draws each batch when it is asked for, by the law that holds then."""
+    place, feed = session.place, session.feed
+    if session.sampler is None:
+        yield from feed.split.batches(feed.order(session.seed, place.epoch)[place.batch :])
+        return
+    while place.batch < session.per_epoch:
+        if session.drawn is None:
+            law = session.step.class_probabilities()
+            assert law is not None
+            session.drawn = session.sampler.draw(law, feed.size(place.batch), session.streams.sampler)
+        yield from feed.split.batches([session.drawn])
 
 
 def _train_epoch(session: Session, reporter: Reporter, stop: Callable[[], bool]) -> None:
-    place, options = session.place, session.recipe.train
-    order = chunks(epoch_order(session.seed, place.epoch, len(session.train)), options.batch)
-    for batch in session.train.batches(order[place.batch :]):
-        if stop():
-            raise Interrupted
-        place.add(update(session, batch), len(batch.y))
-        place.batch += 1
-        place.updates += 1
-        reporter.update(f"epoch {place.epoch}/{options.epochs}", _shown(place))
-        session.save_if_due()
+    place, options, batches = session.place, session.recipe.train, _batches(session)
+    while place.batch < session.per_epoch:
+        _go_on(stop)
+        batch = next(batches)
+        session.before = session.streams.augment.get_state()
+        x = augment(batch.x, options.augment, session.streams.augment).to(session.device, session.dtype)
+        for replay in range(place.replay, options.replays):
+            if replay:
+                _go_on(stop)
+            place.add(update(session, x, batch), len(batch.y))
+            _advance(session)
+            reporter.update(f"epoch {place.epoch}/{options.epochs}", _shown(place))
+            session.save_if_due()
 
 
-def update(session: Session, batch: Batch) -> dict[str, float]:
-    """One step of the optimizer; the batch's loss, terms and logs. Raises UserError before the weights change if a number is not finite."""
-    options = session.recipe.train
-    x = augment(batch.x, options.augment, session.streams.augment).to(session.device, session.dtype)
+def _go_on(stop: Callable[[], bool]) -> None:
+    if stop():
+        raise Interrupted
+
+
+def _advance(session: Session) -> None:
+    """Count an update; after the last one of a batch, go to the next batch."""
+    place = session.place
+    place.updates += 1
+    place.replay += 1
+    if place.replay == session.recipe.train.replays:
+        place.batch, place.replay, session.drawn = place.batch + 1, 0, None
+
+
+def update(session: Session, x: Tensor, batch: Batch) -> dict[str, float]:
+    """One step of the optimizers at inputs `x` (those of the batch, augmented); the batch's loss, terms and logs. Raises UserError before
+    the weights change if a number is not finite."""
     y, index = batch.y.to(session.device), batch.index.to(session.device)
-    session.optimizer.zero_grad(set_to_none=True)
+    for stepper in session.steppers.values():
+        stepper.optimizer.zero_grad(set_to_none=True)
     with _autocast(session):
         loss = session.step(x, y, index=index, generator=session.streams.attack)
     values = _values(loss)
@@ -67,17 +94,16 @@ def update(session: Session, batch: Batch) -> dict[str, float]:
     if bad:
         raise _diverged(session, [name.removeprefix("terms.") for name in bad if name != "loss"] or bad)
     loss.backward()
-    parameters = [p for group in session.optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
-    if not math.isfinite(norm):
+    norms = {name: stepper.norm() for name, stepper in session.steppers.items()}
+    if not all(map(math.isfinite, norms.values())):
         raise _diverged(session, ["the gradient (the loss itself is finite)"])
-    if options.clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, options.clip, torch.tensor(norm, device=session.device))
-    session.place.rate = session.optimizer.param_groups[0]["lr"]
-    session.optimizer.step()
-    session.schedule.step()
+    session.place.rate = session.steppers[MAIN].rate
+    for name, stepper in session.steppers.items():
+        stepper.step(norms[name])
     session.step.after_update()
-    return {**values, "gradient_norm": norm}
+    if session.averaged is not None:
+        session.averaged.update_parameters(session.model)
+    return {**values, "gradient_norm": math.hypot(*norms.values())}
 
 
 def _autocast(session: Session) -> AbstractContextManager[Any]:
@@ -94,10 +120,11 @@ def _values(loss: Loss) -> dict[str, float]:
 
 
 def _diverged(session: Session, names: list[str]) -> UserError:
-    place, last = session.place, session.out / LAST
+    place, last, replays = session.place, session.out / LAST, session.recipe.train.replays
+    replay = f", replay {place.replay + 1} of {replays}" if replays > 1 else ""
     return UserError(
         f"not a finite number: {', '.join(names)}",
-        where=f"epoch {place.epoch}, batch {place.batch + 1} of {session.per_epoch}",
+        where=f"epoch {place.epoch}, batch {place.batch + 1} of {session.per_epoch}{replay}",
         fix=f"lower the learning rate, clip the gradient or look at the data; the last good checkpoint is {last}",
     )
 
@@ -107,7 +134,7 @@ def validate(session: Session, stop: Callable[[], bool]) -> Measurement:
     seed = derive(session.seed, "validation")
     with seeded(seed, session.device):
         setting = Setting(session.device, session.dtype, seed, session.eval_batch)
-        return measure(session.model, session.validation_attack, session.validation, setting, stop=stop)
+        return measure(session.measured, session.validation_attack, session.validation, setting, stop=stop)
 
 
 def _close_epoch(session: Session, found: Measurement) -> dict[str, Any]:

@@ -9,13 +9,17 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from lossdsl.lang.specs import OptimizerSpec
 from lossdsl.run.data import DataSet
 from lossdsl.run.protocols import Recipe
+
+if TYPE_CHECKING:
+    from lossdsl.run.session import Session
 
 FORMAT = "lossdsl-run"
 VERSION = 1
@@ -29,12 +33,30 @@ def identity(recipe: Recipe, data: Mapping[str, Any], others: Mapping[str, Any])
         "recipe": recipe.hash,
         "params": dict(recipe.params),
         "train": recipe.train.model_dump(),
-        "optimizer": {"name": recipe.optimizer.name, **recipe.optimizer.options.model_dump()},
+        "optimizer": _optimizer(recipe.optimizer),
         "data": dict(data),
         **others,
     }
+    if recipe.optimizers:
+        value["optimizers"] = {name: _optimizer(spec) for name, spec in recipe.optimizers.items()}
     plain: dict[str, Any] = json.loads(json.dumps(value))
     return plain
+
+
+def _optimizer(spec: OptimizerSpec) -> dict[str, Any]:
+    return {"name": spec.name, **spec.options.model_dump()}
+
+
+def relocated(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """`wanted`, with files named as in `there` where their hash agrees: files may move between a run and its resumption. A hash of None
+    stands for files that are no longer needed."""
+    same: dict[str, Any] = dict(wanted)
+    for name, value in wanted.items():
+        known = there.get(name)
+        if isinstance(value, Mapping) and isinstance(known, Mapping):
+            moved = "digest" in value and value["digest"] in (None, known.get("digest"))
+            same[name] = known if moved else relocated(known, value)
+    return same
 
 
 def differences(there: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -55,11 +77,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= HASH_LENGTH else text[:12] + "..."
 
 
-def build(
-    recipe: Recipe, data: DataSet, model: nn.Module, device: torch.device, identity: Mapping[str, Any], sizes: Mapping[str, int]
-) -> dict[str, Any]:
+def build(session: Session, data: DataSet, identity: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
     """The whole manifest. `sizes`: number of examples per split."""
-    return {
+    recipe = session.recipe
+    value = {
         "format": FORMAT,
         "version": VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -81,10 +102,21 @@ def build(
             "note": data.note,
             "examples": dict(sizes),
         },
-        "model": {"parameters": sum(parameter.numel() for parameter in model.parameters())},
+        "model": {"parameters": _parameters(session.model)},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, **{name: _version(name) for name in PACKAGES}},
-        "hardware": hardware(device),
+        "hardware": hardware(session.device),
     }
+    if session.models:
+        value["models"] = {
+            name: {"parameters": _parameters(model), "trained": name in session.trained} for name, model in session.models.items()
+        }
+    if session.pseudo is not None:
+        value["unlabelled"] = session.pseudo.to_json()
+    return value
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _version(package: str) -> str:

@@ -16,7 +16,7 @@ from lossdsl.diagnostics import UserError
 from lossdsl.run import metrics
 from lossdsl.run.files import read_json, write_error
 from lossdsl.run.loop import METRICS
-from lossdsl.run.train import MANIFEST
+from lossdsl.run.stored import MANIFEST
 
 STYLE = "tableau-colorblind10"
 MARKERS = "os^Dv"

@@ -34,6 +34,26 @@ class Recipe(Protocol):
     def optimizer(self) -> OptimizerSpec: ...
     @property
     def domain(self) -> tuple[Bound, Bound] | None: ...
+    @property
+    def models(self) -> Mapping[str, bool]:
+        """Every model besides the trained one, f: its name, and whether it is frozen."""
+        ...
+
+    @property
+    def optimizers(self) -> Mapping[str, OptimizerSpec]:
+        """Optimizers of other trained models by name; those without one are trained by `optimizer`."""
+        ...
+
+    @property
+    def needs_index(self) -> bool:
+        """Whether it keeps memory per example."""
+        ...
+
+    @property
+    def sampled(self) -> bool:
+        """Whether it draws the classes of its batches by a law of its own."""
+        ...
+
     def explain(self) -> str: ...
 
 
@@ -55,6 +75,10 @@ class Step(Protocol):
     def __call__(self, x: Tensor, y: Tensor, *, index: Tensor, generator: torch.Generator) -> Loss: ...
     def set_epoch(self, epoch: int) -> None: ...
     def after_update(self) -> None: ...
+    def class_probabilities(self) -> Tensor | None:
+        """[K], on the CPU: the law of the classes of the next batch; None if the recipe has no sampler."""
+        ...
+
     def state_dict(self) -> dict[str, Tensor]: ...
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
@@ -75,7 +99,7 @@ class Attack(Protocol):
         ...
 
 
-CompileStep = Callable[[nn.Module, int, torch.device], Step]
-"""(model, number of classes, device) -> the training step."""
+CompileStep = Callable[[nn.Module, int, torch.device, Mapping[str, nn.Module]], Step]
+"""(model, number of classes, device, the other models by name) -> the training step."""
 CompileAttack = Callable[[str, Mapping[str, float | int], nn.Module, int, torch.device], Attack]
 """(name or text of a suite, parameter overrides, model, number of classes, device) -> the attack."""

@@ -33,17 +33,21 @@ class Streams:
 
     augment: torch.Generator
     attack: torch.Generator
+    sampler: torch.Generator
 
     @classmethod
     def start(cls, seed: int, device: torch.device) -> Streams:
-        return cls(generator("cpu", derive(seed, "augment")), generator(device, derive(seed, "attack")))
+        return cls(
+            generator("cpu", derive(seed, "augment")), generator(device, derive(seed, "attack")), generator("cpu", derive(seed, "sampler"))
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"augment": self.augment.get_state(), "attack": self.attack.get_state()}
+        return {"augment": self.augment.get_state(), "attack": self.attack.get_state(), "sampler": self.sampler.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.augment.set_state(state["augment"])
         self.attack.set_state(state["attack"])
+        self.sampler.set_state(state["sampler"])
 
 
 def seed_global(seed: int) -> None:

@@ -1,4 +1,7 @@
-"""Solvers of lower levels over inputs: sets, problems, the loop and the table of solvers. Knows nothing of recipes."""
+"""Solvers of lower levels over inputs, weights and classes: sets, problems, the loop, the table of solvers, and the equations around them.
+
+Knows nothing of recipes.
+"""
 
 from lossdsl.solve.base import Problem, Solution, Solver, solve, value_and_gradient
 from lossdsl.solve.first_order import (
@@ -7,31 +10,47 @@ from lossdsl.solve.first_order import (
     Linear,
     Momentum,
     Pgd,
+    Power,
+    Prox,
     TorchOptimizer,
     build_solver,
     register_solver,
 )
+from lossdsl.solve.linear import solve_symmetric
+from lossdsl.solve.min_norm import min_norm_weights
+from lossdsl.solve.roots import bisection
 from lossdsl.solve.sets import L1, L2, SETS_TORCH, Domain, InputSet, Linf, register_set
+from lossdsl.solve.simplex import Simplex
+from lossdsl.solve.weights import WEIGHT_SETS, Layout, WeightSet
 
 __all__ = [
     "L1",
     "L2",
     "SETS_TORCH",
     "SOLVERS_TORCH",
+    "WEIGHT_SETS",
     "Ascent",
     "Domain",
     "InputSet",
+    "Layout",
     "Linear",
     "Linf",
     "Momentum",
     "Pgd",
+    "Power",
     "Problem",
+    "Prox",
+    "Simplex",
     "Solution",
     "Solver",
     "TorchOptimizer",
+    "WeightSet",
+    "bisection",
     "build_solver",
+    "min_norm_weights",
     "register_set",
     "register_solver",
     "solve",
+    "solve_symmetric",
     "value_and_gradient",
 ]

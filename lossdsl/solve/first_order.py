@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from lossdsl.lang.specs import (
     AdamOptions,
     LinearOptions,
     MomentumOptions,
+    PowerOptions,
+    ProxOptions,
     RmspropOptions,
     SgdOptions,
     SolverOptions,
@@ -26,12 +28,19 @@ from lossdsl.lang.specs import (
     StepOptions,
 )
 from lossdsl.solve.base import Problem, Solver
-from lossdsl.solve.sets import mean_normalised, per_example
+from lossdsl.solve.rows import largest, mean_normalised, per_example, unit
+
+
+def _at_rows(size: float | Tensor, rows: Tensor) -> float | Tensor:
+    """Steps for some rows: one per example is [N], anything else is the same for all."""
+    return size.index_select(0, rows) if isinstance(size, Tensor) and size.dim() == 1 and size.shape[0] != 1 else size
 
 
 @dataclass(frozen=True)
 class Pgd:
     """v <- project(v + size * steepest(gradient)). On linf the direction is sign(gradient): Madry et al., ICLR 2018, section 2.1."""
+
+    unrolls: ClassVar[bool] = True
 
     size: float | Tensor
 
@@ -39,14 +48,20 @@ class Pgd:
         """No state."""
 
     def step(self, problem: Problem, point: Tensor, gradient: Tensor, state: None) -> tuple[Tensor, None]:
-        """One update; `steepest` gives a fresh tensor, which becomes the moved point."""
+        """One update."""
         direction = problem.set.steepest(gradient, point)
-        return problem.land(direction.mul_(per_example(self.size, point)).add_(point)), None
+        return problem.land((direction * per_example(self.size, point)).add_(point)), None
+
+    def restricted(self, rows: Tensor) -> Pgd:
+        """For these rows."""
+        return Pgd(_at_rows(self.size, rows))
 
 
 @dataclass(frozen=True)
 class Ascent:
     """v <- project(v + size * gradient), the gradient of each example's own objective (no batch size in it)."""
+
+    unrolls: ClassVar[bool] = True
 
     size: float | Tensor
 
@@ -57,10 +72,16 @@ class Ascent:
         """One update."""
         return problem.land((gradient * per_example(self.size, point)).add_(point)), None
 
+    def restricted(self, rows: Tensor) -> Ascent:
+        """For these rows."""
+        return Ascent(_at_rows(self.size, rows))
+
 
 @dataclass(frozen=True)
 class Linear:
     """v <- the maximiser over the set of the objective linearised at v: FGSM on linf (Goodfellow et al., ICLR 2015, section 4)."""
+
+    unrolls: ClassVar[bool] = True
 
     def init(self, problem: Problem, point: Tensor) -> None:
         """No state. Raises UserError if the loop has noise, since there is no step to add it to."""
@@ -72,6 +93,10 @@ class Linear:
         """One update."""
         return problem.set.linear_maximiser(gradient, problem.set.project(point)), None
 
+    def restricted(self, rows: Tensor) -> Linear:
+        """The same."""
+        return self
+
 
 @dataclass(frozen=True)
 class Momentum:
@@ -81,6 +106,8 @@ class Momentum:
     coordinates, which no steepest direction sees. A zero gradient adds nothing.
     """
 
+    unrolls: ClassVar[bool] = True
+
     size: float | Tensor
     decay: float = 1.0
 
@@ -89,10 +116,10 @@ class Momentum:
         return torch.zeros_like(point)
 
     def step(self, problem: Problem, point: Tensor, gradient: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One update; the state is this run's own and is written to."""
-        state = state.mul_(self.decay).add_(mean_normalised(gradient))
+        """One update."""
+        state = (state * self.decay).add_(mean_normalised(gradient))
         direction = problem.set.steepest(state, point)
-        return problem.land(direction.mul_(per_example(self.size, point)).add_(point)), state
+        return problem.land((direction * per_example(self.size, point)).add_(point)), state
 
 
 @dataclass(frozen=True)
@@ -119,6 +146,79 @@ class TorchOptimizer:
         landed = problem.land(parameter.detach().clone())
         parameter.copy_(landed)
         return landed, state
+
+
+@dataclass(frozen=True)
+class Prox:
+    """v <- project(at + gradient at `at` / weight): the maximiser over the set of <gradient, v> - weight / 2 * |v - at|^2.
+
+    Source: Zhang et al., ICML 2022 (Fast-BAT), eq. 8, there as the minimiser of the negative objective. It does not matter where the
+    run starts. at: [N, *shape], in the set or not; None until `build_solver` fills it in.
+    """
+
+    unrolls: ClassVar[bool] = True
+
+    at: Tensor | None
+    weight: float
+
+    def init(self, problem: Problem, point: Tensor) -> None:
+        """No state. Raises UserError for an `at` that is missing or has another shape than the point."""
+        if self.at is None or self.at.shape != point.shape:
+            found = "nothing" if self.at is None else f"shape {tuple(self.at.shape)}"
+            wrong = f"the point that prox steps from is {found}, the iterates have shape {tuple(point.shape)}"
+            raise UserError(wrong, where=problem.name, fix="give `at` a point for every example")
+
+    def query(self, problem: Problem, point: Tensor, state: None) -> Tensor:
+        """The gradient is taken at `at`."""
+        return self._from()
+
+    def step(self, problem: Problem, point: Tensor, gradient: Tensor, state: None) -> tuple[Tensor, None]:
+        """One update."""
+        return problem.land((gradient / self.weight).add_(self._from())), None
+
+    def restricted(self, rows: Tensor) -> Prox:
+        """For these rows."""
+        return replace(self, at=self._from().index_select(0, rows))
+
+    def _from(self) -> Tensor:
+        assert self.at is not None  # init has looked
+        return self.at
+
+
+@dataclass(frozen=True)
+class Power:
+    """d <- unit(gradient of the objective at center + probe * d); the point is center + radius * d, projected on the set.
+
+    Power iteration for the leading eigenvector of the Hessian at the center by finite differences, for an objective whose gradient
+    vanishes there: Miyato et al., TPAMI 2019, alg. 1 (VAT; probe is their xi). d starts as the direction from the center to x'@0, or as
+    a random unit vector where x'@0 is the center; unit is the Euclidean one on every set. The probes are not projected. A zero gradient
+    leaves d as it is. In float32 a probe far below 1e-4 times the inputs loses most of its digits when it is added to the center.
+    """
+
+    probe: float
+
+    def init(self, problem: Problem, point: Tensor) -> Tensor:
+        """The unit direction of every example, [N, *shape]. Raises UserError if the loop has noise, since there is no step to add it to."""
+        if problem.noise is not None:
+            raise UserError("power takes no noise: it has no step to add it to", where=problem.name, fix="put the noise into the start")
+        drawn = unit(torch.empty_like(point).normal_(generator=problem.generator))
+        return _unit_or(point - problem.set.center, drawn)
+
+    def query(self, problem: Problem, point: Tensor, state: Tensor) -> Tensor:
+        """The gradient is taken at center + probe * d."""
+        return problem.set.center + self.probe * state
+
+    def step(self, problem: Problem, point: Tensor, gradient: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One update."""
+        direction = _unit_or(gradient, state)
+        region = problem.set
+        return problem.land((direction * per_example(region.radii, direction)).add_(region.center)), direction
+
+
+def _unit_or(vector: Tensor, otherwise: Tensor) -> Tensor:
+    """unit(vector) per example, or the other one where the vector is 0."""
+    moves = (largest(vector) > 0).view(-1, *(1,) * (vector.dim() - 1))
+    return torch.where(moves, unit(vector), otherwise)
 
 
 Builder = Callable[[Any], Solver[Any]]
@@ -149,14 +249,21 @@ def register_solver(row: str | SolverRow) -> Callable[[B], B]:
     return register
 
 
-def build_solver(name: str, options: SolverOptions, *, step: Tensor | None = None) -> Solver[Any]:
+def build_solver(name: str, options: SolverOptions, *, step: Tensor | None = None, at: Tensor | None = None) -> Solver[Any]:
     """The solver of a row with these options; `step` gives one step per example, [N], in place of that of the options.
 
-    Raises UserError for an unknown name and for a `step` where the solver can only take a number.
+    at: the point that prox steps from, [N, *shape].
+    Raises UserError for an unknown name, for a `step` where the solver can only take a number, and for an `at` that is missing for prox
+    or given to another solver.
     """
     if name not in SOLVERS_TORCH:
         raise UserError(f"there is no solver {name}", where="lower level", fix=did_you_mean(name, SOLVERS_TORCH))
     solver = SOLVERS_TORCH[name](options)
+    if isinstance(solver, Prox) != (at is not None):
+        wrong = f"{name} needs the point it steps from" if at is None else f"{name} does not step from a point of its own"
+        raise UserError(wrong, where="lower level", fix="`at` belongs to prox, which needs it")
+    if isinstance(solver, Prox):
+        solver = replace(solver, at=at)
     if step is None:
         return solver
     if not isinstance(solver, Pgd | Ascent | Momentum):
@@ -200,3 +307,13 @@ def _adam(options: AdamOptions) -> TorchOptimizer:
 def _rmsprop(options: RmspropOptions) -> TorchOptimizer:
     make = partial(torch.optim.RMSprop, lr=options.step, alpha=options.alpha, eps=options.eps, momentum=options.momentum)
     return TorchOptimizer(partial(make, centered=options.centered, maximize=True))
+
+
+@register_solver("prox")
+def _prox(options: ProxOptions) -> Prox:
+    return Prox(None, options.weight)
+
+
+@register_solver("power")
+def _power(options: PowerOptions) -> Power:
+    return Power(options.probe)

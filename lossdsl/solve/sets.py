@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from lossdsl.diagnostics import UserError, did_you_mean
 from lossdsl.lang.specs import SETS, SetRow
+from lossdsl.solve.derivatives import Ball, tracked, with_derivative
+from lossdsl.solve.rows import largest, per_example, rows, unit
 from lossdsl.solve.thresholds import l1_fill, l1_sizes, l2_sizes
 
 
@@ -33,55 +36,22 @@ class Domain:
             raise UserError(f"the input domain runs from {self.lo} to {self.hi}", fix="write the smaller number first")
 
 
-def rows(values: Tensor) -> Tensor:
-    """[N, *shape] as [N, d]; [N] as [N, 1]."""
-    return values.reshape(values.shape[0], math.prod(values.shape[1:]))
-
-
-def per_example(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """A number as it is; a tensor broadcastable to [N] as [N, 1, ..., 1], ready to meet `like` of shape [N, *shape]."""
-    if not isinstance(value, Tensor):
-        return float(value)
-    return value.to(like).expand(like.shape[0]).reshape(-1, *(1,) * (like.dim() - 1))
-
-
-def largest(values: Tensor) -> Tensor:
-    """Largest absolute coordinate of every example, [N]; not finite as soon as one coordinate is not (vector_norm is far slower on CPU)."""
-    return rows(values).abs().amax(1)
-
-
-def _by_largest(gradient: Tensor) -> Tensor:
-    """Each example's gradient divided by its largest absolute value (0 stays 0), so that norms neither overflow nor underflow."""
-    top = largest(gradient)
-    return gradient / per_example(top.masked_fill_(top == 0, 1.0), gradient)
-
-
-def unit(gradient: Tensor) -> Tensor:
-    """gradient / |gradient|_2 per example, unit(0) = 0; right for gradients of any finite size."""
-    scaled = _by_largest(gradient)
-    length = torch.linalg.vector_norm(rows(scaled), dim=1)
-    return scaled.div_(per_example(length.clamp_min_(1.0), scaled))  # at least 1 unless the gradient is 0
-
-
-def mean_normalised(gradient: Tensor) -> Tensor:
-    """gradient / mean(|gradient|) per example, 0 for a zero gradient (Dong et al., CVPR 2018, eq. 6, up to the constant d)."""
-    scaled = _by_largest(gradient)
-    mean = rows(scaled).abs().mean(1)
-    return scaled.div_(per_example(mean.masked_fill_(mean == 0, 1.0), scaled))
-
-
 class InputSet(ABC):
     """The set {v : norm(v - center) <= radius, lo <= v <= hi}, one per example.
 
     center: [N, *shape], inside the domain (the caller checks that; nothing else here depends on where it came from).
     radius: a number, or a tensor broadcastable to [N].
     domain: None means no box (`linf(0, eps)`, `input x in reals`).
+    differentiable: keep the graph of center and radius; otherwise they are constants here.
     Raises UserError for a radius that is negative, infinite or NaN, and for a domain that does not broadcast.
     """
 
-    def __init__(self, center: Tensor, radius: float | Tensor, domain: Domain | None = None) -> None:
-        self.center = center.detach()
-        self.radius = _checked_radius(radius, self.center)
+    unrolls: ClassVar[bool] = False
+    """Do derivatives pass through `project`, `steepest` and `linear_maximiser`? Asked by runs that are differentiated."""
+
+    def __init__(self, center: Tensor, radius: float | Tensor, domain: Domain | None = None, *, differentiable: bool = False) -> None:
+        self.center = center if differentiable else center.detach()
+        self.radius = _checked_radius(radius if differentiable or not isinstance(radius, Tensor) else radius.detach(), self.center)
         self.lo, self.hi = _checked_domain(domain, self.center)
 
     @property
@@ -146,8 +116,10 @@ class InputSet(ABC):
 class Linf(InputSet):
     """max |v - center| <= radius: itself a box, so that every answer is coordinate by coordinate. The two bounds are computed once."""
 
-    def __init__(self, center: Tensor, radius: float | Tensor, domain: Domain | None = None) -> None:
-        super().__init__(center, radius, domain)
+    unrolls: ClassVar[bool] = True
+
+    def __init__(self, center: Tensor, radius: float | Tensor, domain: Domain | None = None, *, differentiable: bool = False) -> None:
+        super().__init__(center, radius, domain, differentiable=differentiable)
         radius = per_example(self.radius, self.center)
         self.lower, self.upper = self.clip(self.center - radius), self.clip(self.center + radius)
 
@@ -160,8 +132,8 @@ class Linf(InputSet):
         return torch.clamp(point, self.lower, self.upper)
 
     def steepest(self, gradient: Tensor, at: Tensor | None = None) -> Tensor:
-        """sign(gradient)."""
-        return gradient.sign()
+        """sign(gradient); its derivative is 0, so it is a constant."""
+        return gradient.detach().sign()
 
     def linear_maximiser(self, gradient: Tensor, at: Tensor) -> Tensor:
         """The bound the gradient points to: clip(center + radius * sign(gradient)) bit by bit, which is FGSM (Goodfellow et al., 2015)."""
@@ -183,8 +155,11 @@ class Linf(InputSet):
 class _Radial(InputSet):
     """What l2 and l1 share: their answers are center + sign * sizes, the sizes coming from one equation per example, solved in float64."""
 
-    def __init__(self, center: Tensor, radius: float | Tensor, domain: Domain | None = None) -> None:
-        super().__init__(center, radius, domain)
+    unrolls: ClassVar[bool] = True
+    _order: ClassVar[Literal[1, 2]]
+
+    def __init__(self, center: Tensor, radius: float | Tensor, domain: Domain | None = None, *, differentiable: bool = False) -> None:
+        super().__init__(center, radius, domain, differentiable=differentiable)
         self._origin = rows(self.center).double()
         self._limit = self.radii.double().unsqueeze(1)
         self._inner = self._limit * (1 - torch.finfo(self.center.dtype).eps)  # so that rounding does not leave the ball
@@ -213,26 +188,43 @@ class _Radial(InputSet):
 
     def project(self, point: Tensor) -> Tensor:
         """Exact on the ball met with the box: the multiplier of the ball is found by sorting its breakpoints."""
-        boxed = self.clip(point)
-        inside = self.norm(rows(boxed).double() - self._origin) <= self._limit[:, 0]
-        offset = rows(point).double() - self._origin
-        outside = self._placed(torch.copysign(self._projected(offset.abs(), self._room(offset)), offset))
-        return torch.where(inside.view(-1, *(1,) * (point.dim() - 1)), boxed, outside)
+        with torch.no_grad():
+            boxed = self.clip(point)
+            inside = (self.norm(rows(boxed).double() - self._origin) <= self._limit[:, 0]).unsqueeze(1)
+            offset = rows(point).double() - self._origin
+            sizes = self._projected(offset.abs(), self._room(offset))
+            outside = self._placed(torch.copysign(sizes, offset))
+            within = inside.expand_as(offset).view_as(point)
+            nearest = torch.where(within, boxed, outside)
+        if not tracked(point, self.center, self.radii):
+            return nearest
+        formula = self._ball().projection(rows(point).double(), sizes, ~inside)
+        return with_derivative(nearest, torch.where(within, self.clip(point), formula.view_as(point)))
 
     def linear_maximiser(self, gradient: Tensor, at: Tensor) -> Tensor:
         """Exact on the ball met with the box.
 
         Coordinates without gradient keep `at`, drawn towards the center as far as the others need the radius.
         """
-        slopes = rows(gradient).double()
-        idle = slopes == 0
-        sizes = self._steepest_sizes(slopes.abs(), self._room(slopes))
-        kept = (rows(at).double() - self._origin) * idle
-        left, needed = self._left(sizes), self.norm(kept).unsqueeze(1)
-        shrink = (left / needed.clamp_min(torch.finfo(needed.dtype).tiny)).clamp_max_(1.0)
-        best = self._placed(torch.copysign(sizes, slopes) + kept * shrink)
-        unchanged = idle & ((needed <= left) | idle.all(1, keepdim=True))
-        return torch.where(unchanged.view_as(at), at, best)
+        with torch.no_grad():
+            slopes = rows(gradient).double()
+            idle = slopes == 0
+            sizes = self._steepest_sizes(slopes.abs(), self._room(slopes))
+            kept = (rows(at).double() - self._origin) * idle
+            left, needed = self._left(sizes), self.norm(kept).unsqueeze(1)
+            shrink = (left / needed.clamp_min(torch.finfo(needed.dtype).tiny)).clamp_max_(1.0)
+            best = self._placed(torch.copysign(sizes, slopes) + kept * shrink)
+            unchanged = idle & ((needed <= left) | idle.all(1, keepdim=True))
+            best = torch.where(unchanged.view_as(at), at, best)
+        if not tracked(gradient, at, self.center, self.radii):
+            return best
+        formula = self._ball().maximiser(rows(gradient).double(), rows(at).double(), sizes, unchanged)
+        return with_derivative(best, formula.view_as(at))
+
+    def _ball(self) -> Ball:
+        """The same ball and box, for derivatives."""
+        lo, hi = (None if end is None else rows(end.expand_as(self.center)).double() for end in (self.lo, self.hi))
+        return Ball(self._order, self._origin, self._limit, lo, hi)
 
     def interior(self, point: Tensor) -> Tensor:
         """All or nothing for the ball, since it holds every coordinate at once (up to rounding); coordinate by coordinate for the box."""
@@ -245,6 +237,8 @@ class _Radial(InputSet):
 
 class L2(_Radial):
     """Euclidean norm of v - center <= radius."""
+
+    _order = 2
 
     def norm(self, offset: Tensor) -> Tensor:
         """Euclidean norm, [N]."""
@@ -275,12 +269,15 @@ class L2(_Radial):
 
     def _left(self, sizes: Tensor) -> Tensor:
         squared = self._limit.square() - sizes.square().sum(1, keepdim=True)
-        spent = squared <= 4 * torch.finfo(self.center.dtype).eps * self._limit.square()
+        rounding = 4 * torch.finfo(self.center.dtype).eps + 32 * torch.finfo(torch.float64).eps
+        spent = squared <= rounding * self._limit.square()
         return squared.masked_fill_(spent, 0.0).sqrt_()
 
 
 class L1(_Radial):
     """Sum of |v - center| <= radius."""
+
+    _order = 1
 
     def norm(self, offset: Tensor) -> Tensor:
         """Sum of absolute coordinates, [N]."""
@@ -291,8 +288,9 @@ class L1(_Radial):
         """The sign of the coordinate of largest |gradient|, the first one among equals.
 
         With `at` and a box, only coordinates that can still move inside the box count: otherwise the step would push for ever on a
-        pixel that is already black or white, and the projection would return the same point.
+        pixel that is already black or white, and the projection would return the same point. The derivative is 0.
         """
+        gradient = gradient.detach()
         score = gradient.abs()
         if at is not None and self.lo is not None and self.hi is not None:
             score.mul_(torch.where(gradient > 0, at < self.hi, at > self.lo))
@@ -353,7 +351,7 @@ def _checked_radius(radius: float | Tensor, center: Tensor) -> float | Tensor:
         if not 0 <= radius < math.inf:
             raise UserError(f"the radius of a set is {radius}", fix="a radius is a finite number, at least 0")
         return float(radius)
-    radius = radius.detach().to(center)
+    radius = radius.to(center)
     if radius.dim() > 1 or (radius.dim() == 1 and radius.shape[0] not in (1, center.shape[0])):
         raise UserError(f"radii of shape {tuple(radius.shape)} for {center.shape[0]} examples", fix="give one number, or one per example")
     radius = radius.expand(center.shape[0])

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 import lossdsl
 from lossdsl.assets import recipe_paths
 from lossdsl.front import check_source, read_source
-from lossdsl.plan.ir import cost
+from lossdsl.plan.cost import cost
 
 PATHS = recipe_paths()
 PLAIN_COSTS = {

@@ -6,8 +6,8 @@ Derivatives are those of the formulas, finite for float32 logits up to 1e4. At a
 lowest class (of two numbers: to the first).
 """
 
-from lossdsl.engine.kernels import arithmetic, classes, geometry, probability
+from lossdsl.engine.kernels import arithmetic, batches, classes, geometry, probability, sets
 from lossdsl.engine.kernels.arithmetic import COMPARISONS
 from lossdsl.engine.kernels.table import KERNELS, REGISTERED, Kernel, kernel
 
-__all__ = ["COMPARISONS", "KERNELS", "REGISTERED", "Kernel", "arithmetic", "classes", "geometry", "kernel", "probability"]
+__all__ = ["COMPARISONS", "KERNELS", "REGISTERED", "Kernel", "arithmetic", "batches", "classes", "geometry", "kernel", "probability", "sets"]

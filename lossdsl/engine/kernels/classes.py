@@ -46,50 +46,106 @@ def class_range(kind: str, out: Tensor | None, like: Tensor, classes: int) -> Te
     return others + (others >= out.unsqueeze(-1))
 
 
-def _reduction(reduce: Callable[[Tensor], Tensor]) -> Kernel:
-    def apply(body: Tensor, classes: Tensor) -> Tensor:
-        return reduce(body.expand(torch.broadcast_shapes(body.shape, classes.shape)))
+@kernel("class_top")
+def highest_classes(scores: Tensor, classes: Tensor, count: int) -> Tensor:
+    """The classes of the `count` largest scores (of all, if there are fewer), in descending order, the lower class first at a tie."""
+    shape = torch.broadcast_shapes(scores.shape, classes.shape)
+    order = scores.detach().expand(shape).sort(dim=-1, descending=True, stable=True).indices[..., :count]
+    return classes.expand(shape).gather(-1, order)
+
+
+def _masked(v: Tensor, there: Tensor, instead: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Values with `instead` at the classes that are skipped (0 where all are), which classes are there, and whether any is."""
+    some = (there != 0).expand(v.shape)
+    any_one = some.any(-1)
+    return torch.where(some, v, torch.where(any_one, instead, 0.0).to(v.dtype).unsqueeze(-1)), some, any_one
+
+
+def _reduction(reduce: Callable[[Tensor], Tensor], instead: float = 0.0) -> Kernel:
+    """`there` [..., n]: 0 for classes that are skipped; the value is 0 where all are."""
+
+    def apply(body: Tensor, classes: Tensor, there: Tensor | None = None) -> Tensor:
+        v = body.expand(torch.broadcast_shapes(body.shape, classes.shape))
+        if there is None:
+            return reduce(v)
+        v, _, any_one = _masked(v, there, instead)
+        return torch.where(any_one, reduce(v), 0.0)
 
     return apply
 
 
+def _mean(body: Tensor, classes: Tensor, there: Tensor | None = None) -> Tensor:
+    v = body.expand(torch.broadcast_shapes(body.shape, classes.shape))
+    return v.mean(-1) if there is None else _masked(v, there, 0.0)[0].sum(-1) / (there != 0).sum(-1).clamp_min(1)
+
+
+def _log_mean(body: Tensor, classes: Tensor, there: Tensor | None = None) -> Tensor:
+    """The logarithm of the mean of numbers given by their logarithms."""
+    v = body.expand(torch.broadcast_shapes(body.shape, classes.shape))
+    if there is None:
+        return log_sum_exp(v) - math.log(v.shape[-1])
+    v, some, any_one = _masked(v, there, -math.inf)
+    return torch.where(any_one, log_sum_exp(v) - torch.log(some.sum(-1).clamp_min(1)), 0.0)
+
+
+def _sorted(body: Tensor, classes: Tensor, there: Tensor | None = None) -> Tensor:
+    """In descending order; places beyond the classes that are there hold 0."""
+    v = body.expand(torch.broadcast_shapes(body.shape, classes.shape))
+    if there is None:
+        return v.sort(dim=-1, descending=True).values
+    v, some, _ = _masked(v, there, -math.inf)
+    place = torch.arange(v.shape[-1], device=v.device)
+    return torch.where(place < some.sum(-1, keepdim=True), v.sort(dim=-1, descending=True).values, 0.0)
+
+
 KERNELS |= {
-    "reduce_max": _reduction(lambda v: v.gather(-1, v.argmax(-1, keepdim=True)).squeeze(-1)),
-    "reduce_min": _reduction(lambda v: v.gather(-1, v.argmin(-1, keepdim=True)).squeeze(-1)),
+    "reduce_max": _reduction(lambda v: v.gather(-1, v.argmax(-1, keepdim=True)).squeeze(-1), -math.inf),
+    "reduce_min": _reduction(lambda v: v.gather(-1, v.argmin(-1, keepdim=True)).squeeze(-1), math.inf),
     "reduce_sum": _reduction(lambda v: v.sum(-1)),
-    "reduce_mean": _reduction(lambda v: v.mean(-1)),
-    "reduce_logsumexp": _reduction(log_sum_exp),
-    "reduce_logmeanexp": _reduction(lambda v: log_sum_exp(v) - math.log(v.shape[-1])),
-    "reduce_sort": _reduction(lambda v: v.sort(dim=-1, descending=True).values),
+    "reduce_mean": _mean,
+    "reduce_logsumexp": _reduction(log_sum_exp, -math.inf),
+    "reduce_logmeanexp": _log_mean,
+    "reduce_sort": _sorted,
 }
 
 
-def _class_of(pick: Callable[[Tensor], Tensor]) -> Kernel:
-    def apply(body: Tensor, classes: Tensor) -> Tensor:
+def _class_of(pick: Callable[[Tensor], Tensor], instead: float) -> Kernel:
+    """The lowest class of the header where all classes are skipped."""
+
+    def apply(body: Tensor, classes: Tensor, there: Tensor | None = None) -> Tensor:
         shape = torch.broadcast_shapes(body.shape, classes.shape)
-        best = pick(body.detach().expand(shape))
+        v = body.detach().expand(shape)
+        best = pick(v if there is None else _masked(v, there, instead)[0])
         return classes.expand(shape).gather(-1, best.unsqueeze(-1)).squeeze(-1)
 
     return apply
 
 
-KERNELS["reduce_argmax"] = _class_of(lambda v: v.argmax(-1))
-KERNELS["reduce_argmin"] = _class_of(lambda v: v.argmin(-1))
+KERNELS["reduce_argmax"] = _class_of(lambda v: v.argmax(-1), -math.inf)
+KERNELS["reduce_argmin"] = _class_of(lambda v: v.argmin(-1), math.inf)
 
 
 @kernel("reduce_softmax")
-def softmax_over_classes(body: Tensor, classes: Tensor, count: int) -> Tensor:
+def softmax_over_classes(body: Tensor, classes: Tensor, count: int, there: Tensor | None = None) -> Tensor:
     """Weights over the classes of the domain, 0 elsewhere, [..., K]."""
     shape = torch.broadcast_shapes(body.shape, classes.shape)
-    weights = torch.softmax(body.expand(shape), dim=-1)
+    if there is None:
+        weights = torch.softmax(body.expand(shape), dim=-1)
+    else:
+        v, some, _ = _masked(body.expand(shape), there, -math.inf)
+        weights = torch.where(some, torch.softmax(v, dim=-1), 0.0)
     return weights.new_zeros(*shape[:-1], count).scatter(-1, classes.expand(shape), weights)
 
 
 @kernel("reduce_log_softmax")
-def log_softmax_over_classes(body: Tensor, classes: Tensor, count: int) -> Tensor:
+def log_softmax_over_classes(body: Tensor, classes: Tensor, count: int, there: Tensor | None = None) -> Tensor:
     """Logarithms of the weights over the classes of the domain, -inf elsewhere, [..., K]."""
     shape = torch.broadcast_shapes(body.shape, classes.shape)
-    logs = torch.log_softmax(body.expand(shape), dim=-1)
+    if there is None:
+        logs = torch.log_softmax(body.expand(shape), dim=-1)
+    else:
+        v, some, _ = _masked(body.expand(shape), there, -math.inf)
+        logs = torch.where(some, torch.log_softmax(v, dim=-1), -math.inf)
     return logs.new_full((*shape[:-1], count), -math.inf).scatter(-1, classes.expand(shape), logs)
 
 
@@ -133,7 +189,8 @@ def zero_one_error(z: Tensor, y: Tensor) -> Tensor:
 
 @kernel("misclassified")
 def misclassified(z: Tensor, y: Tensor) -> Tensor:
-    return (z.argmax(-1) != y).to(z.dtype)
+    """1 where another class is predicted; 0 without a label."""
+    return ((z.argmax(-1) != y) & (y >= 0)).to(z.dtype)
 
 
 @kernel("DLR")

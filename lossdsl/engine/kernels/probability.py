@@ -91,3 +91,17 @@ def one_hot(y: Tensor, real: Tensor, classes: int) -> Tensor:
 def smoothed(y: Tensor, share: float, real: Tensor, classes: int) -> Tensor:
     hot = functional.one_hot(y, classes).to(real.dtype)
     return torch.log((1 - share) * hot + share / classes)
+
+
+@kernel("probabilities")
+def probabilities(logs: Tensor) -> Tensor:
+    """The probabilities in float64, raised to at least 1e-30 (without gradient there), so that any generator has derivatives."""
+    low = math.log(1e-30)
+    logs = logs.double()
+    return torch.exp(torch.where(logs < low, low, logs))
+
+
+@kernel("bregman")
+def bregman(at_p: Tensor, at_q: Tensor, slope: Tensor, p: Tensor, q: Tensor, *, real: Tensor) -> Tensor:
+    """psi(p) - psi(q) - <grad psi(q), p - q>, computed in float64."""
+    return (at_p - at_q - (slope * (p - q)).sum(-1)).to(real.dtype)

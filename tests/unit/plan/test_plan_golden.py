@@ -11,7 +11,8 @@ import pytest
 from golden_plans import GOLDEN, NAMES, SHIPPED, case_recipe, cases, change_of, expected, plans, present
 
 from lossdsl.front import load
-from lossdsl.plan.ir import Cost, codes, cost
+from lossdsl.plan.cost import Cost, cost
+from lossdsl.plan.ir import codes
 
 CASES = cases()
 ROOT = GOLDEN.parents[2]

@@ -13,7 +13,8 @@ from torch import Tensor
 import lossdsl
 from lossdsl.front import Recipe
 from lossdsl.lang.types import Kind
-from lossdsl.plan.ir import Code, Instr, Plan, codes, cost
+from lossdsl.plan.cost import cost
+from lossdsl.plan.ir import Code, Instr, Plan, codes
 from lossdsl.plan.pipeline import PASSES, make_plan, verify
 from lossdsl.plan.share import share
 

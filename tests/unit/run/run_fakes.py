@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lossdsl.lang.specs import OptimizerSpec, TrainOptions, UpperSgdOptions
+from lossdsl.run import metrics
+from lossdsl.run.checkpoint import read_checkpoint
 from lossdsl.run.data import DataSet, from_tensors
 from lossdsl.run.measure import evaluation_mode
-from lossdsl.run.train import TrainRequest
+from lossdsl.run.request import TrainRequest
+from lossdsl.run.train import train
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,10 @@ class FakeRecipe:
     title: str = "PGD-AT"
     source_note: str = "Madry et al., ICLR 2018"
     text: str = "recipe pgd_at"
+    models: Mapping[str, bool] = field(default_factory=dict)
+    optimizers: Mapping[str, OptimizerSpec] = field(default_factory=dict)
+    needs_index: bool = False
+    sampled: bool = False
 
     @property
     def hash(self) -> str:
@@ -77,6 +85,9 @@ class FakeStep:
 
     def after_update(self) -> None: ...
 
+    def class_probabilities(self) -> Tensor | None:
+        return None
+
     def state_dict(self) -> dict[str, Tensor]:
         return {"batches": self.batches}
 
@@ -115,7 +126,7 @@ def make_request(out: Path, **changes: Any) -> TrainRequest:
     poison = changes.pop("poison", None)
     defaults: dict[str, Any] = {
         "recipe": recipe,
-        "compile_step": lambda model, num_classes, device: FakeStep(model, recipe.params["eps"], poison),
+        "compile_step": lambda model, num_classes, device, models: FakeStep(model, recipe.params["eps"], poison),
         "compile_attack": compile_attack,
         "out": out,
         "data": tiny_data(),
@@ -140,3 +151,73 @@ class DropoutNet(nn.Sequential):
 
     def __init__(self, num_classes: int = 3) -> None:
         super().__init__(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.Flatten(), nn.Linear(64, num_classes))
+
+
+# --- runs that are cut ------------------------------------------------------------------------------------------------
+
+
+class Cut(BaseException):
+    """Stands for the end of the process: nothing may catch it."""
+
+
+class CutStep:
+    """A step that ends the process without a word after some calls."""
+
+    def __init__(self, step: Any, calls: int) -> None:
+        self._step, self._left = step, calls
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise Cut
+        return self._step(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._step, name)
+
+
+def cut_after(request: TrainRequest, updates: int) -> TrainRequest:
+    """The same run, ended after some updates of this process."""
+    return replace(request, compile_step=lambda *args: CutStep(request.compile_step(*args), updates))
+
+
+def outcome(out: Path) -> dict[str, Any]:
+    """All that a run leaves, without the times."""
+    found: dict[str, Any] = {}
+    for name in ("last", "best"):
+        checkpoint = read_checkpoint(out / f"{name}.safetensors")
+        state = json.loads(json.dumps(checkpoint.state))
+        state.get("place", {}).pop("seconds", None)
+        found[name] = (checkpoint.tensors, state)
+    found["metrics"] = [{k: v for k, v in record.items() if k != "seconds"} for record in metrics.read(out / "metrics.jsonl")]
+    result = json.loads((out / "result.json").read_text())
+    found["result"] = {k: v for k, v in result.items() if k not in ("seconds", "written")}
+    return found
+
+
+def assert_same(one: dict[str, Any], two: dict[str, Any]) -> None:
+    for name in ("last", "best"):
+        assert one[name][0].keys() == two[name][0].keys()
+        for key, tensor in one[name][0].items():
+            assert torch.equal(tensor, two[name][0][key]), (name, key)
+        assert one[name][1] == two[name][1]
+    assert one["metrics"] == two["metrics"]
+    assert one["result"] == two["result"]
+
+
+def check_cuts(folder: Path, every: int, *, checkpoint_every: int | None = None, **changes: Any) -> dict[str, Any]:
+    """A run that is cut after every `every` updates and resumed ends as the same run in one piece; returns that outcome.
+
+    `checkpoint_every`: updates between checkpoints, `every` unless given (any other number loses work that is done again)."""
+    assert train(make_request(folder / "whole", **changes)).status == "finished"
+    cut = make_request(folder / "cut", checkpoint_every=checkpoint_every or every, resume=True, **changes)
+    for _ in range(100):
+        try:
+            train(cut_after(cut, every))
+            break
+        except Cut:
+            continue
+    else:
+        raise AssertionError("the run makes no headway")
+    assert_same(outcome(folder / "whole"), outcome(folder / "cut"))
+    return outcome(folder / "whole")

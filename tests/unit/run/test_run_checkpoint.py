@@ -15,7 +15,7 @@ from lossdsl.diagnostics import UserError
 from lossdsl.run import files
 from lossdsl.run.checkpoint import join_optimizer, pack, read_checkpoint, split_optimizer, write_checkpoint
 from lossdsl.run.files import read_json, run_directory, write_atomic, write_json
-from lossdsl.run.session import load_weights
+from lossdsl.run.stored import load_weights
 from lossdsl.run.train import train
 
 TENSORS = {

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, MultiStepLR, OneCycleLR
 
 from lossdsl.diagnostics import UserError
-from lossdsl.lang.specs import OPTIMIZERS, Constant, Cosine, Cyclic, Drop, OneCycle, OptimizerSpec, TrainOptions
+from lossdsl.lang.specs import OPTIMIZERS, Constant, Cosine, Cyclic, Drop, OneCycle, OptimizerSpec, Phases, TrainOptions
 from lossdsl.run.optim import BUILDERS, build_optimizer, build_schedule
 
 EPOCHS, PER_EPOCH, RATE = 4, 5, 0.2
@@ -69,6 +69,14 @@ def test_constant_and_warmup() -> None:
     assert ours(schedule=Cosine(), warmup=2.0) == pytest.approx([RATE * h * min(1, t / 10) for t, h in enumerate(half)])
 
 
+def test_phases_are_linear_between_their_points_and_constant_after_the_last() -> None:
+    found = ours(schedule=Phases(at=(0, 1.5, 3), factor=(0.2, 1, 0.1)))
+    assert found == pytest.approx([RATE * float(np.interp(t / PER_EPOCH, [0, 1.5, 3], [0.2, 1, 0.1])) for t in range(TOTAL)])
+    assert found[-PER_EPOCH:] == pytest.approx([0.1 * RATE] * PER_EPOCH)
+    warm = ours(schedule=Phases(at=(0, 4), factor=(1, 0.5)), warmup=1.0)
+    assert warm == pytest.approx([RATE * (1 - t / 40) * min(1, t / 5) for t in range(TOTAL)])
+
+
 def test_onecycle_leaves_the_momentum_alone() -> None:
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=RATE, momentum=0.9)
     found = rates(optimizer, build_schedule(optimizer, options(schedule=OneCycle(pct_start=0.4)), PER_EPOCH))
@@ -80,7 +88,9 @@ def test_onecycle_leaves_the_momentum_alone() -> None:
         build_schedule(sgd(), options(schedule=OneCycle(), warmup=1.0), PER_EPOCH)
 
 
-@pytest.mark.parametrize("schedule", [Drop(at=(1,)), Cyclic(), Cosine(), OneCycle(), Constant()], ids=lambda s: s.kind)
+@pytest.mark.parametrize(
+    "schedule", [Drop(at=(1,)), Cyclic(), Cosine(), OneCycle(), Constant(), Phases(at=(0, 2), factor=(0, 1))], ids=lambda s: s.kind
+)
 def test_a_schedule_resumes_exactly(schedule: Any) -> None:
     whole = ours(schedule=schedule, warmup=0.0)
     optimizer = sgd()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import random
@@ -15,14 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from run_fakes import FakeRecipe, FakeStep, make_request
+from run_fakes import Cut, FakeRecipe, FakeStep, assert_same, check_cuts, cut_after, make_request, outcome
 
 from lossdsl.diagnostics import UserError
 from lossdsl.lang.specs import Cosine, OneCycle, OptimizerSpec, TrainOptions, UpperAdamOptions
 from lossdsl.run import metrics
 from lossdsl.run.checkpoint import read_checkpoint
 from lossdsl.run.progress import stop_request
-from lossdsl.run.train import TrainRequest, train
+from lossdsl.run.train import train
 
 RECIPE = FakeRecipe(train=TrainOptions(epochs=3, batch=32, validation=0.25, schedule=Cosine(), warmup=0.5, clip=1.0, augment="crop_flip"))
 ADAM = replace(
@@ -33,62 +32,9 @@ ADAM = replace(
 MODEL = "run_fakes:DropoutNet"
 
 
-class Cut(BaseException):
-    """Stands for the end of the process: nothing may catch it."""
-
-
-def cut_after(request: TrainRequest, batches: int) -> TrainRequest:
-    """The same run, ended without a word after some batches of this process."""
-    count = [0]
-
-    class CutStep(FakeStep):
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            count[0] += 1
-            if count[0] > batches:
-                raise Cut
-            return super().__call__(*args, **kwargs)
-
-    return replace(request, compile_step=lambda model, classes, device: CutStep(model, request.recipe.params["eps"]))
-
-
-def outcome(out: Path) -> dict[str, Any]:
-    """All that a run leaves, without the times."""
-    found: dict[str, Any] = {}
-    for name in ("last", "best"):
-        checkpoint = read_checkpoint(out / f"{name}.safetensors")
-        state = json.loads(json.dumps(checkpoint.state))
-        state.get("place", {}).pop("seconds", None)
-        found[name] = (checkpoint.tensors, state)
-    found["metrics"] = [{k: v for k, v in record.items() if k != "seconds"} for record in metrics.read(out / "metrics.jsonl")]
-    result = json.loads((out / "result.json").read_text())
-    found["result"] = {k: v for k, v in result.items() if k not in ("seconds", "written")}
-    return found
-
-
-def assert_same(one: dict[str, Any], two: dict[str, Any]) -> None:
-    for name in ("last", "best"):
-        assert one[name][0].keys() == two[name][0].keys()
-        for key, tensor in one[name][0].items():
-            assert torch.equal(tensor, two[name][0][key]), (name, key)
-        assert one[name][1] == two[name][1]
-    assert one["metrics"] == two["metrics"]
-    assert one["result"] == two["result"]
-
-
 @pytest.mark.parametrize("recipe", [RECIPE, ADAM], ids=["sgd", "adam"])
 def test_cut_after_every_other_batch_and_resumed(tmp_path: Path, recipe: FakeRecipe) -> None:
-    whole = make_request(tmp_path / "whole", recipe=recipe, model=MODEL)
-    assert train(whole).status == "finished"
-    cut = make_request(tmp_path / "cut", recipe=recipe, model=MODEL, checkpoint_every=2, resume=True)
-    for _ in range(100):
-        try:
-            train(cut_after(cut, 2))
-            break
-        except Cut:
-            continue
-    else:
-        pytest.fail("the run makes no headway")
-    assert_same(outcome(tmp_path / "whole"), outcome(tmp_path / "cut"))
+    check_cuts(tmp_path, 2, recipe=recipe, model=MODEL)
 
 
 def test_cut_between_best_and_last_repeats_the_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +87,7 @@ def test_ctrl_c_stops_at_a_batch_and_says_how_to_go_on(tmp_path: Path) -> None:
             return super().__call__(*args, **kwargs)
 
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    result = train(replace(request, compile_step=lambda model, classes, device: InterruptedStep(model, 0.1)))
+    result = train(replace(request, compile_step=lambda model, classes, device, models: InterruptedStep(model, 0.1)))
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     assert (result.status, result.updates) == ("interrupted", 4)
     assert result.resume_command == f"lossdsl train pgd_at --out {tmp_path / 'cut'} --resume"
@@ -245,7 +191,7 @@ def slow_run(out: Path, started: Any) -> None:
             return super().__call__(*args, **kwargs)
 
     request = make_request(out, recipe=KILLED, model=MODEL, checkpoint_every=1, resume=True)
-    train(replace(request, compile_step=lambda model, classes, device: SlowStep(model, 0.1)))
+    train(replace(request, compile_step=lambda model, classes, device, models: SlowStep(model, 0.1)))
 
 
 def kill_and_resume(out: Path, kills: int) -> int:

@@ -15,11 +15,12 @@ from torch import nn
 from lossdsl.diagnostics import UserError
 from lossdsl.lang.specs import TrainOptions
 from lossdsl.run import metrics
+from lossdsl.run.batches import epoch_order
 from lossdsl.run.checkpoint import read_checkpoint
-from lossdsl.run.loop import epoch_order
 from lossdsl.run.plots import plot_runs
 from lossdsl.run.progress import Reporter
-from lossdsl.run.train import AttackChoice, TrainRequest, train
+from lossdsl.run.request import AttackChoice, TrainRequest
+from lossdsl.run.train import train
 
 
 def options(**changes: Any) -> FakeRecipe:
@@ -68,7 +69,7 @@ def test_every_example_is_seen_once_per_epoch_in_a_new_order(tmp_path: Path) -> 
 
     steps = []
     request = make_request(tmp_path / "run")
-    changed = {"compile_step": lambda model, k, d: steps.append(Watching(model, 0.1)) or steps[0]}
+    changed = {"compile_step": lambda model, k, d, models: steps.append(Watching(model, 0.1)) or steps[0]}
     train(TrainRequest(**{**{name: getattr(request, name) for name in request.__dataclass_fields__}, **changed}))
     first, second = torch.cat(seen[:3]), torch.cat(seen[3:])
     assert torch.equal(first.sort().values, torch.arange(90)) and torch.equal(second.sort().values, torch.arange(90))
@@ -92,7 +93,7 @@ def test_manifest_tells_the_whole_story(tmp_path: Path) -> None:
     identity = manifest["identity"]
     assert identity["params"] == {"eps": 0.1, "step": 0.05}
     assert identity["train"]["clip"] is None and identity["train"]["schedule"] == {"kind": "constant"}
-    assert identity["optimizer"] == {"name": "sgd", "lr": 0.05, "weight_decay": 0.0, "momentum": 0.9, "nesterov": False}
+    assert identity["optimizer"] == {"name": "sgd", "lr": 0.05, "weight_decay": 0.0, "normalize": False, "momentum": 0.9, "nesterov": False}
     assert (identity["seed"], identity["model"], identity["device"]) == (9, "smallcnn", "cpu")
     assert identity["data"]["digest"] == tiny_data().digest()
     assert manifest["recipe"]["text"] == "recipe pgd_at" and manifest["recipe"]["resolved"] == "everything filled in"
@@ -178,7 +179,7 @@ def test_the_term_that_is_not_finite_is_named(tmp_path: Path) -> None:
 
     request = make_request(tmp_path / "run")
     with pytest.raises(UserError, match=r"epoch 1, batch 1 of 3: not a finite number: lambda \* KL\n"):
-        train(TrainRequest(**{**vars(request), "compile_step": lambda model, k, d: Bad(model, 0.1)}))
+        train(TrainRequest(**{**vars(request), "compile_step": lambda model, k, d, models: Bad(model, 0.1)}))
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path: Path)
 
     request = make_request(tmp_path / "run")
     with pytest.raises(UserError, match=r"epoch 1, batch 1 of 3: not a finite number: the gradient \(the loss itself is finite\)"):
-        train(TrainRequest(**{**vars(request), "compile_step": lambda model, k, d: Steep(model, 0.1), "checkpoint_every": 1}))
+        train(TrainRequest(**{**vars(request), "compile_step": lambda model, k, d, models: Steep(model, 0.1), "checkpoint_every": 1}))
     found = read_checkpoint(tmp_path / "run" / "last.safetensors")
     assert found.state["place"]["updates"] == 0
 
@@ -204,7 +205,7 @@ def test_a_log_that_is_not_finite_is_no_reason_to_stop(tmp_path: Path) -> None:
             return made
 
     request = make_request(tmp_path / "run")
-    train(TrainRequest(**{**vars(request), "compile_step": lambda model, k, d: Odd(model, 0.1), "checkpoint_every": 1}))
+    train(TrainRequest(**{**vars(request), "compile_step": lambda model, k, d, models: Odd(model, 0.1), "checkpoint_every": 1}))
     assert lines(tmp_path / "run")[0]["logs"] == {"ratio": None}
 
 
@@ -228,7 +229,7 @@ def test_precisions(tmp_path: Path, precision: str, dtype: torch.dtype) -> None:
             return super().__call__(x, y, **kwargs)
 
     request = make_request(tmp_path / "run", recipe=options(precision=precision))
-    train(TrainRequest(**{**vars(request), "compile_step": lambda model, k, d: Watching(model, 0.1)}))
+    train(TrainRequest(**{**vars(request), "compile_step": lambda model, k, d, models: Watching(model, 0.1)}))
     assert set(seen) == {(dtype, precision == "bfloat16")}
     assert read_checkpoint(tmp_path / "run" / "last.safetensors").part("model")["network.0.weight"].dtype == dtype
 
@@ -242,7 +243,7 @@ def test_deterministic_is_switched_on_and_off_again(tmp_path: Path) -> None:
             return super().__call__(*args, **kwargs)
 
     request = make_request(tmp_path / "run", deterministic=True)
-    train(TrainRequest(**{**vars(request), "compile_step": lambda model, k, d: Watching(model, 0.1)}))
+    train(TrainRequest(**{**vars(request), "compile_step": lambda model, k, d, models: Watching(model, 0.1)}))
     assert set(seen) == {True} and not torch.are_deterministic_algorithms_enabled()
 
 

@@ -21,7 +21,9 @@ from lossdsl.solve import (
     Linf,
     Momentum,
     Pgd,
+    Power,
     Problem,
+    Prox,
     Solver,
     TorchOptimizer,
     build_solver,
@@ -258,3 +260,109 @@ def test_a_new_solver_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert build_solver("half", StepOptions(steps=1, step=1.0)) == Pgd(0.5)
     assert first_order.SOLVERS["half"].update == "half a step of pgd"
+
+
+# --- prox and power -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prox_is_the_projected_gradient_step_from_its_own_point(lower: tuple[Any, Tensor, Tensor], kind: type[InputSet]) -> None:
+    """Whatever the start, and noise on top."""
+    objective, x, radius = lower
+    members = kind(x, radius, UNIT)
+    z = x + torch.linspace(-0.4, 0.4, 12, dtype=x.dtype).view(3, 4)
+    noise = 0.01 * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
+    expected = members.project(z + gradient(objective, z) / 3.0)
+    for start in (x, members.project(z)):
+        solver = build_solver("prox", SOLVERS["prox"].options(weight=3.0), at=z)
+        assert torch.allclose(solve(Problem(objective, members, lambda s=start: s), solver, 1).point, expected, rtol=0, atol=1e-13)
+        noisy = solve(Problem(objective, members, lambda s=start: s, noise=lambda: noise), solver, 1).point
+        assert torch.allclose(noisy, members.project(z + gradient(objective, z) / 3.0 + noise), rtol=0, atol=1e-13)
+    assert not torch.allclose(expected, members.project(x + gradient(objective, x) / 3.0))
+
+
+def test_prox_maximises_its_quadratic_model(lower: tuple[Any, Tensor, Tensor]) -> None:
+    """Fast-BAT, eq. 8: the solution beats every other point of the set on <g, v> - weight/2 |v - z|^2."""
+    objective, x, radius = lower
+    members = Linf(x, radius, UNIT)
+    z = members.sample(torch.Generator().manual_seed(1))
+    g = gradient(objective, z)
+
+    def model(v: Tensor) -> Tensor:
+        return (g * (v - z)).sum((1, 2)) - 0.5 * 0.7 * (v - z).square().sum((1, 2))
+
+    best = model(solve(Problem(objective, members, lambda: z), Prox(z, 0.7), 1).point)
+    for seed in range(40):
+        assert (model(members.sample(torch.Generator().manual_seed(seed))) <= best).all()
+
+
+def test_prox_needs_its_point_and_nobody_else_takes_one() -> None:
+    options = SOLVERS["prox"].options(weight=1.0)
+    with pytest.raises(UserError, match="prox needs the point it steps from"):
+        build_solver("prox", options)
+    with pytest.raises(UserError, match="pgd does not step from a point of its own"):
+        build_solver("pgd", StepOptions(steps=1, step=0.1), at=torch.zeros(2))
+    problem = Problem(lambda v: v, Linf(torch.zeros(2), 1.0), lambda: torch.zeros(2))
+    for at in (None, torch.zeros(3)):
+        with pytest.raises(UserError, match="prox steps from"):
+            solve(problem, Prox(at, 1.0), 1)
+
+
+def test_power_finds_the_leading_eigenvector_of_a_quadratic() -> None:
+    """KL is quadratic at the center: for 1/2 v'Av the directions are those of power iteration, of any probe."""
+    torch.manual_seed(2)
+    root = torch.randn(3, 4, 4, dtype=torch.float64)
+    hessian = root @ root.mT
+    center = torch.rand(3, 4, dtype=torch.float64)
+    radius = torch.tensor([0.5, 1.0, 2.0]).double()
+
+    def objective(v: Tensor) -> Tensor:
+        offset = v - center
+        return 0.5 * torch.einsum("ni,nij,nj->n", offset, hessian, offset)
+
+    start = center + 1e-3 * torch.randn(3, 4, dtype=torch.float64)
+    problem = Problem(objective, L2(center, radius), lambda: start)
+    solution = solve(problem, build_solver("power", SOLVERS["power"].options(steps=3, probe=0.1)), 3, captures=frozenset({0, 1, 3}))
+    direction = torch.nn.functional.normalize(start - center)
+    for k in range(1, 4):
+        direction = torch.nn.functional.normalize(torch.einsum("nij,nj->ni", hessian, direction))
+        if k in (1, 3):
+            assert torch.allclose(solution.iterates[k], center + radius.view(3, 1) * direction, rtol=0, atol=1e-12)
+    assert torch.equal(solution.iterates[0], start)
+    far = solve(problem, Power(1e-2), 400).point
+    leading = torch.linalg.eigh(hessian).eigenvectors[..., -1]
+    assert torch.allclose(((far - center) / radius.view(3, 1) * leading).sum(1).abs(), torch.ones(3).double(), atol=1e-6)
+
+
+def test_power_probes_at_its_length_around_the_center() -> None:
+    asked: list[Tensor] = []
+
+    def objective(v: Tensor) -> Tensor:
+        asked.append(v.detach().clone())
+        return (v * torch.tensor([[1.0, 0.0], [3.0, 4.0]])).sum(1)
+
+    region = L2(torch.ones(2, 2), torch.tensor([0.25, 0.5]), Domain(0.0, 1.2))
+    found = solve(Problem(objective, region, lambda: torch.ones(2, 2) + torch.tensor([0.0, -0.1])), Power(10.0), 2)
+    assert torch.allclose(asked[0], torch.tensor([[1.0, -9.0], [1.0, -9.0]]))
+    assert torch.allclose(asked[1], torch.tensor([[11.0, 1.0], [7.0, 9.0]]))
+    assert torch.allclose(found.point, torch.tensor([[1.2, 1.0], [1.2, 1.2]]))  # 1.25 is outside the domain: landed in the set
+
+
+def test_power_from_the_center_draws_a_unit_direction() -> None:
+    """And only there: an example with a direction keeps it, and a zero gradient changes none."""
+    region = L2(torch.zeros(3, 4), 2.0)
+    start = torch.zeros(3, 4)
+    start[1, 2] = -0.5
+    flat = lambda v: (0.0 * v).sum(1)  # noqa: E731
+    found = [solve(Problem(flat, region, lambda: start, torch.Generator().manual_seed(seed)), Power(1.0), 2).point for seed in (0, 0, 1)]
+    assert torch.equal(found[0], found[1])
+    assert torch.allclose(torch.linalg.vector_norm(found[0], dim=1), torch.full((3,), 2.0))
+    assert torch.allclose(found[0][1], torch.tensor([0.0, 0.0, -2.0, 0.0]))
+    assert not torch.allclose(found[0][[0, 2]], found[2][[0, 2]])
+    assert not torch.allclose(found[0][0], found[0][2])
+
+
+def test_power_refuses_noise() -> None:
+    problem = Problem(lambda v: v, Linf(torch.zeros(1), 9.0), lambda: torch.zeros(1), noise=lambda: torch.zeros(1))
+    with pytest.raises(UserError, match="power takes no noise"):
+        solve(problem, Power(1.0), 1)
