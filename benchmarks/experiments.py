@@ -32,31 +32,29 @@ class Experiment:
     eps: float
     common: tuple[str, ...]
     recipes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    attack: str = "pgd20"
     suites: tuple[str, ...] = ("fgsm", "pgd20")
 
 
+PLAIN = "warmup = 0, augment = none"
+SINGLE_STEP = ("fgsm_at", "fast_at", "gradalign", "elle", "elle_a", "llr_fgsm", "cure", "fast_bat")
 EXPERIMENTS = {
     "radius": Experiment(
         0.45,
-        (*MNIST, "--by", "adam(lr = 1e-3)", "--train", "epochs = 20, batch = 64, schedule = drop(at = [12, 16], factor = 0.1), warmup = 0, augment = none"),
+        (*MNIST, "--by", "adam(lr = 1e-3)", "--train", f"epochs = 20, batch = 64, schedule = drop(at = [12, 16], factor = 0.1), {PLAIN}"),
         {f"{name} (40 steps)": (str(HERE / "mnist" / f"{name}_40.loss"),) for name in ("pgd_at", "trades", "bat")},
         suites=("fgsm", "pgd50x10"),
     ),
     "catastrophic": Experiment(
         0.3,
-        (*MNIST, "--by", "adam(lr = 2e-3)", "--train", "epochs = 15, batch = 128, schedule = cyclic(peak = 0.4), warmup = 0, augment = none"),
-        {
-            **{name: (name,) for name in ("fgsm_at", "fast_at", "gradalign", "elle", "elle_a", "llr_fgsm", "cure", "fast_bat")},
-            "pgd_at": ("pgd_at", "--set", "step=0.075"),
-        },
+        (*MNIST, "--by", "adam(lr = 2e-3)", "--train", f"epochs = 15, batch = 128, schedule = cyclic(peak = 0.4), {PLAIN}"),
+        {**{name: (name,) for name in SINGLE_STEP}, "pgd_at": ("pgd_at", "--set", "step=0.075")},
     ),
     "overfitting": Experiment(
         0.2,
-        ("--data", "digits", "--by", "adam(lr = 2e-3)", "--train", "epochs = 120, batch = 64, schedule = constant, warmup = 0, augment = none"),
+        ("--data", "digits", "--by", "adam(lr = 2e-3)", "--train", f"epochs = 120, batch = 64, schedule = constant, {PLAIN}"),
         {name: (name, "--set", "step=0.05") for name in ("pgd_at", "trades", "beta_at")},
     ),
-}  # fmt: skip
+}
 
 
 def lossdsl(*arguments: str) -> None:
