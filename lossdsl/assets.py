@@ -27,3 +27,8 @@ def recipe_paths() -> dict[str, Path]:
 def attack_paths() -> dict[str, Path]:
     """Every shipped attack suite by name, in alphabetical order."""
     return {p.stem: p for p in sorted((_folder("recipes") / "attacks").glob("*.loss"))}
+
+
+def game_paths() -> dict[str, Path]:
+    """Every shipped game by name, in alphabetical order."""
+    return {p.stem: p for p in sorted((_folder("recipes") / "games").glob("*.loss"))}

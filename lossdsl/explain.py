@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from lossdsl.check.typed import Typed, TypedLevel, TypedSet, number_text, show
+from lossdsl.check.typed import TypedFind, TypedLevel, TypedSet, number_text, show, walk
 from lossdsl.lang.ops import OPERATIONS
 from lossdsl.lang.specs import OPTIMIZERS, SETS, SOLVERS
 from lossdsl.lang.types import Kind
@@ -31,8 +31,8 @@ _COUNTS = {
 
 def explain(recipe: Recipe) -> str:
     """The recipe as a reader needs it: values of params, sets, solvers, modes, gradient flow, reductions, training, formulas."""
-    sections = [_header(recipe), _params(recipe), _input(recipe), _samples(recipe)]
-    sections += [_level(recipe, level) for level in recipe.typed.levels]
+    sections = [_header(recipe), _params(recipe), _input(recipe), _models(recipe), _samples(recipe), _states(recipe)]
+    sections += [_find(stage) if isinstance(stage, TypedFind) else _level(recipe, stage) for stage in recipe.typed.stages]
     sections += [_upper(recipe), _logs(recipe), _train(recipe), _count(recipe), _formulas(recipe)]
     return "\n\n".join("\n".join(section) for section in sections if section)
 
@@ -99,19 +99,70 @@ def _samples(recipe: Recipe) -> list[str]:
     return ["drawn once per batch, shared by all levels, steps and restarts", *lines] if lines else []
 
 
+def _models(recipe: Recipe) -> list[str]:
+    kinds = {True: "frozen: in eval mode, its parameters are constants", False: "trained: it joins the upper level"}
+    lines = [f"  {name}: {kinds[frozen]}" for name, frozen in recipe.models.items()]
+    return ["models besides f, given when the recipe is compiled", *lines] if lines else []
+
+
+def _states(recipe: Recipe) -> list[str]:
+    """What lives across batches, with the first and the next value."""
+    lines = []
+    for s in recipe.typed.states:
+        what = "memory, one number per training example" if s.per_example else "state"
+        mode = f" (with f in {s.mode})" if s.mode else ""
+        lines.append(f"  {s.name} = {show(s.init)}, then {show(s.update)}{mode}: {what}")
+    head = "kept across batches: new values are computed without gradient and act, all at once, from the next batch"
+    return [head, *lines] if lines else []
+
+
+def _find(find: TypedFind) -> list[str]:
+    """A root per example."""
+    return [
+        f"find {find.var}",
+        _row("in", f"[{show(find.low)}, {show(find.high)}]"),
+        _row("where", f"{show(find.value)} == 0"),
+        _row("", f"one equation per example; {find.var} is a constant of the upper level"),
+        _row("with f in", _mode(find.mode), True),
+        _row("by", "bisection; without a change of sign: the upper end where the value is negative at both ends, else the lower"),
+        *(_row("", text) for text in _options(find.options)),
+    ]
+
+
+def _problem(level: TypedLevel) -> str:
+    if level.set.over != "input":
+        return "one problem for the whole batch: the objective is averaged"
+    return "one problem per example" + (" and class" if level.axis else "") + ": the objective is summed, never averaged"
+
+
+def _through(level: TypedLevel) -> list[str]:
+    """How the gradient of the upper level passes the solution."""
+    through = level.through
+    if through is None:
+        if level.set.over == "weights":
+            return [f"nothing: f{{{level.var}}} is taken at theta + stop({level.var} - theta)"]
+        return [f"nothing: {level.var} is a constant of the upper level"]
+    about = {
+        "implicit": f"implicit: by the optimality conditions of this objective, on the coordinates of {level.var} strictly inside the set",
+        "unrolling": "unrolling: the start and every update are differentiated",
+        "danskin": "danskin: none of the runs is selected; the step is the min-norm convex combination of their gradients",
+    }
+    return [about[through.kind], *_options(through.options)]
+
+
 def _level(recipe: Recipe, level: TypedLevel) -> list[str]:
     node = next(i for i in recipe.declaration.items if isinstance(i, t.Level) and (i.run or i.var) == (level.run or level.var))
     name = level.var + (f"[{level.axis.domain.text}]" if level.axis else "")
-    problem = "one problem per example" + (" and class" if level.axis else "") + ": the objective is summed, never averaged"
     lines = [
         (f"run {level.run}: " if level.run else "lower ") + name,
         _row("in", _set(recipe, level.set)),
         _row(level.sense, show(level.objective)),
-        _row("", problem),
+        _row("", _problem(level)),
         _row("with f in", _mode(level.mode), node.mode is None),
     ]
     if not level.run:
-        lines.append(_row("through", f"nothing: {level.var} is a constant of the upper level", node.through is None))
+        first, *rest = _through(level)
+        lines += [_row("through", first, node.through is None), *(_row("", text) for text in rest)]
     return lines + _solver(level)
 
 
@@ -125,8 +176,15 @@ def _mode(mode: str) -> str:
 
 
 def _set(recipe: Recipe, region: TypedSet) -> str:
-    cut = ", cut to the input domain" if region.boxed and recipe.domain is not None else ", not cut to the input domain"
-    return f"{region.name}({show(region.center)}, {show(region.radius)}): {SETS[region.name].about}{cut}"
+    about = SETS[region.name].about
+    if region.over == "classes":
+        return f"{region.name}(K): {about}"
+    named = f"{region.name}({show(region.center)}, {show(region.radius)}): {about}"
+    if region.over == "weights":
+        moved = {"all": "all trained parameters", "matrices": "tensors of one dimension stay as they are"}[region.only]
+        return f"{named}, {moved}" + ("; of radius 0 now: the level is skipped" if region.radius.value == 0 else "")
+    cut = "cut to the input domain" if region.boxed and recipe.domain is not None else "not cut to the input domain"
+    return f"{named}, {cut}"
 
 
 def _solver(level: TypedLevel) -> list[str]:
@@ -139,15 +197,27 @@ def _solver(level: TypedLevel) -> list[str]:
         "corner": "a random corner of the set",
         "previous": "the perturbations of the last batch (0 in the first), projected on the set",
     }
-    lines = [_row("by", f"{solver.name}: {row.update} ({row.source})"), _row("", f"start = {kinds[solver.start_kind]}")]
-    return lines + [_row("", text) for text in _options(solver.options)]
+    texts = [f"start = {kinds[solver.start_kind]}"] if solver.at is None else [f"at = {show(solver.at)}, where its step is taken from"]
+    if solver.start.op == "weights" and solver.start.span == solver.span:
+        texts = ["start = theta" + DEFAULT]
+    own = (
+        {} if solver.step is None else {"step": f"{show(solver.step)}, per example" if solver.step.kind is Kind.REAL else show(solver.step)}
+    )
+    texts += _options(solver.options, own)
+    if solver.noise is not None:
+        texts.append(f"noise = {show(solver.noise)}, drawn in every update and added before the projection")
+    if solver.until is not None:
+        tau = show(solver.until)
+        texts.append(f"until fooled({tau}): an example leaves where it is misclassified and has used up {tau} further updates")
+    return [_row("by", f"{solver.name}: {row.update} ({row.source})"), *(_row("", text) for text in texts)]
 
 
-def _options(options: BaseModel) -> Iterator[str]:
-    """`name = value` for every option, the ones that the text left out marked."""
+def _options(options: BaseModel, own: Mapping[str, str] | None = None) -> Iterator[str]:
+    """`name = value` for every option, the ones that the text left out marked. `own`: values that are no fixed numbers."""
     for name, value in options:
         if name != "kind":
-            yield f"{name} = {_value(value)}" + ("" if name in options.model_fields_set else DEFAULT)
+            shown = (own or {}).get(name, _value(value))
+            yield f"{name} = {shown}" + ("" if name in options.model_fields_set else DEFAULT)
 
 
 def _value(value: Any) -> str:
@@ -168,11 +238,19 @@ def _upper(recipe: Recipe) -> list[str]:
     reduction = (
         "a number of the batch, not averaged again" if objective.kind is Kind.CONST else "one number per example, averaged over the batch"
     )
-    lines = ["upper", _row("minimize", show(objective)), _row("", reduction), _row("with f in", _mode("train"), True)]
-    if recipe.optimizer is not None:
-        lines.append(_row("by", f"{recipe.optimizer.name} ({_torch_name(recipe.optimizer.name)})"))
-        lines += [_row("", text) for text in _options(recipe.optimizer.options)]
-    return lines
+    node = next(item for item in recipe.declaration.items if isinstance(item, t.Upper))
+    at = recipe.typed.at
+    lines = ["upper" if at is None else f"upper at {at}: f and p are f{{{at}}} and p{{{at}}}; the optimizer moves theta"]
+    lines += [_row("minimize", show(objective)), _row("", reduction), _row("with f in", _mode(recipe.typed.mode), node.mode is None)]
+    if recipe.typed.joint:
+        lines.append(_row("", "joint: all points go through the model in one batch"))
+    optimizers = {"": recipe.optimizer, **{f" for {name}": spec for name, spec in recipe.optimizers.items()}}
+    for whom, spec in optimizers.items():
+        if spec is not None:
+            lines.append(_row("by", f"{spec.name} ({_torch_name(spec.name)}){whom}"))
+            lines += [_row("", text) for text in _options(spec.options)]
+    joined = [name for name, frozen in recipe.models.items() if not frozen and name not in recipe.optimizers]
+    return lines + [_row("", f"the same optimizer for {name}") for name in joined]
 
 
 def _torch_name(name: str) -> str:
@@ -188,7 +266,19 @@ def _logs(recipe: Recipe) -> list[str]:
 def _train(recipe: Recipe) -> list[str]:
     if recipe.train is None:
         return []
-    return ["train", *("  " + text for text in _options(recipe.train))]
+    mix = recipe.train.data
+    own = {} if mix is None else {"data": f"mix(labelled, pseudo, fraction = {number_text(mix.fraction)})"}
+    lines = list(_options(recipe.train, own))
+    if recipe.typed.sampler is not None:
+        lines.append(
+            f"sampler = classes({show(recipe.typed.sampler)}): the class of every example is drawn from this law, then the example"
+        )
+    if recipe.train.data is not None:
+        share = number_text(recipe.train.data.fraction)
+        lines.append(
+            f"labelled and pseudo-labelled examples: a share {share} of every batch is of the second kind, with the label -1 if unknown"
+        )
+    return ["train", *("  " + text for text in lines)]
 
 
 def _count(recipe: Recipe) -> list[str]:
@@ -198,23 +288,14 @@ def _count(recipe: Recipe) -> list[str]:
 
 def _formulas(recipe: Recipe) -> list[str]:
     """The operations that occur, each with its formula."""
-    roots = [level.objective for level in recipe.typed.levels] + [value for _, value in recipe.typed.logs]
-    roots += [recipe.typed.objective] if recipe.typed.objective is not None else []
-    used = {e.op for root in roots for e in _graph(root)}
+    typed = recipe.typed
+    roots = [e for stage in typed.stages for e in stage.expressions] + [value for _, value in typed.logs]
+    roots += [e for s in typed.states for e in (s.init, s.update)] + [s.draw for s in typed.samples]
+    roots += [e for e in (typed.objective, typed.sampler) if e is not None]
+    used = {e.op for root in roots for e in walk(root)}
     lines = []
     for row in OPERATIONS.values():
         if row.name in used and row.name not in ("max", "min"):
             source = f" ({row.source})" if row.source else ""
-            lines.append(f"  {row.name:<8}{row.formula}: {row.about}{source}")
+            lines.append(f"  {row.name:<7} {row.formula}: {row.about}{source}")
     return ["operations", *lines] if lines else []
-
-
-def _graph(root: Typed) -> Iterator[Typed]:
-    """The expression and everything in it; a shared part may come more than once."""
-    stack, seen = [root], set[int]()
-    while stack:
-        current = stack.pop()
-        if id(current) not in seen:
-            seen.add(id(current))
-            yield current
-            stack.extend(current.args)

@@ -14,8 +14,10 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lossdsl.assets import attack_paths, recipe_paths
-from lossdsl.check.extend import extend
+from lossdsl.assets import attack_paths, game_paths, recipe_paths
+from lossdsl.check.extend import extend, merged
+from lossdsl.check.game import check_game
+from lossdsl.check.game_typed import TypedGame
 from lossdsl.check.recipe import Checker
 from lossdsl.check.scope import BUILT_IN, Report, functions
 from lossdsl.check.typed import TypedRecipe
@@ -38,7 +40,7 @@ class Checked:
     """The outcome of checking one declaration: its typed form (None if it has errors) and every finding."""
 
     declaration: t.Declaration
-    typed: TypedRecipe | None
+    typed: TypedRecipe | TypedGame | None
     diagnostics: tuple[Diagnostic, ...]
     changing: frozenset[str] = frozenset()
     epochs: frozenset[int] = frozenset()
@@ -63,11 +65,25 @@ class Recipe:
         return check_declaration(self.declaration, self.shared, self.overrides, self.epoch)
 
     @cached_property
+    def declared(self) -> TypedRecipe | TypedGame:
+        """The typed recipe, attack suite or game."""
+        if self.checked.typed is None:
+            raise RecipeError(self.source, [d for d in self.checked.diagnostics if d.severity == "error"])
+        return self.checked.typed
+
+    @property
     def typed(self) -> TypedRecipe:
-        checked = self.checked
-        if checked.typed is None:
-            raise RecipeError(self.source, [d for d in checked.diagnostics if d.severity == "error"])
-        return checked.typed
+        """The typed recipe or attack suite; UserError for a game."""
+        if isinstance(self.declared, TypedGame):
+            raise UserError(f"{self.name} is a game, not a recipe", where=self.source.name, fix=f"run: lossdsl play {self.name}")
+        return self.declared
+
+    @property
+    def game(self) -> TypedGame:
+        """The typed game; UserError for anything else."""
+        if not isinstance(self.declared, TypedGame):
+            raise UserError(f"{self.name} is no game but a declaration of {self.kind}", where=self.source.name, fix="see: lossdsl list")
+        return self.declared
 
     @cached_property
     def plan(self) -> Plan:
@@ -82,22 +98,22 @@ class Recipe:
 
     @property
     def kind(self) -> str:
-        """ "recipe" or "attack"."""
+        """ "recipe", "attack" or "game"."""
         return self.declaration.kind
 
     @property
     def title(self) -> str:
-        return self.typed.title or self.name
+        return self.declared.title or self.name
 
     @property
     def source_note(self) -> str:
         """The paper this comes from."""
-        return self.typed.source
+        return self.declared.source
 
     @property
     def params(self) -> dict[str, float | int]:
         """The value of every param, overrides included, at this epoch."""
-        return dict(self.typed.params)
+        return dict(self.declared.params)
 
     @property
     def train(self) -> TrainOptions | None:
@@ -166,7 +182,7 @@ class Recipe:
                 raise UserError(f"the param {name} is a number, and this is {value!r}", where=self.source.name)
         changed = replace(self, overrides={**self.overrides, **values})
         for epoch in (1, *sorted(changed.checked.epochs)):
-            _ = replace(changed, epoch=epoch).typed
+            _ = replace(changed, epoch=epoch).declared
         return changed
 
     def with_train(self, **values: float | int | str) -> Recipe:
@@ -174,21 +190,22 @@ class Recipe:
         options = ", ".join(f"{name} = {value}" for name, value in values.items())
         return self.with_clauses(train=options) if values else self
 
-    def with_clauses(self, *, by: str | None = None, train: str | None = None) -> Recipe:
-        """The same recipe with another optimizer ("adam(lr = 1e-3)") or other options of `train` ("epochs = 30, schedule = cosine").
+    def with_clauses(self, *, by: str | None = None, train: str | None = None, solve: str | None = None) -> Recipe:
+        """The same recipe with another optimizer ("adam(lr = 1e-3)") or other options of `train` ("epochs = 30, schedule = cosine");
+        the same game with another solver ("gda(step = 0.1, iterations = 100)").
 
         Raises UserError if a clause cannot be read, RecipeError if what it says is wrong.
         """
-        change = t.Declaration(
-            self.kind, self.name, None, (*_clause_items(by, "upper minimize CE(f(x), y) by {}"), *_clause_items(train, "train {}"))
-        )
-        items = [_merged(old, change) for old in self.declaration.items]
+        given = ((by, "upper minimize CE(f(x), y) by {}"), (train, "train {}"), (solve, "solve {}"))
+        parts = tuple(item for clause, frame in given for item in _clause_items(clause, frame))
+        change = t.Declaration(self.kind, self.name, None, parts)
+        items = [merged(old, change) for old in self.declaration.items]
         kinds = {type(i) for i in items}
         missing = [i for i in change.items if type(i) not in kinds]
         if missing:
             raise UserError(f"{self.name} has no {type(missing[0]).__name__.lower()} statement", where=self.source.name)
         changed = replace(self, declaration=replace(self.declaration, items=tuple(items)))
-        _ = changed.typed
+        _ = changed.declared
         return changed
 
     def at_epoch(self, epoch: int) -> Recipe:
@@ -207,17 +224,6 @@ def _clause_items(clause: str | None, frame: str) -> tuple[t.Item, ...]:
     return t.relocated(parsed.file.declarations[0].items, clause)  # type: ignore[no-any-return]
 
 
-def _merged(old: t.Item, change: t.Declaration) -> t.Item:
-    """A statement with the clauses of the change."""
-    for new in change.items:
-        if isinstance(old, t.Upper) and isinstance(new, t.Upper):
-            return replace(old, optimizers=new.optimizers)
-        if isinstance(old, t.Train) and isinstance(new, t.Train):
-            options = {a.name: a for a in (*old.options, *new.options)}
-            return replace(old, options=tuple(options.values()))
-    return old
-
-
 def check_declaration(
     node: t.Declaration,
     shared: tuple[t.Item, ...],
@@ -227,6 +233,9 @@ def check_declaration(
 ) -> Checked:
     """Types, names and facts of one declaration; every finding at once."""
     report = Report(lost)
+    if node.kind == "game":
+        game = check_game(report, overrides, shared, node)
+        return Checked(node, None if report.failed else game, report.diagnostics)
     checker = Checker(report, overrides, epoch)
     typed = checker.check(shared, node)
     return Checked(
@@ -300,15 +309,18 @@ def _extended(node: t.Declaration, known: dict[str, Any], shared: list[t.Item], 
     if node.base is None:
         return node
     head = Span(node.span.start, node.span.start + len(node.kind) + len(node.name) + len(node.base) + 10)
+    shipped = {**recipe_paths(), **game_paths()}
     if node.base in known:
         base_shared, base = known[node.base]
-    elif node.base != node.name and node.base in recipe_paths():
+    elif node.base != node.name and node.base in shipped:
         recipe = load(node.base)
         base_shared, base = _foreign(recipe.source, recipe.shared, recipe.declaration, others)
     else:
-        report.error(
-            "E028", f"there is no recipe {node.base} to extend", head, did_you_mean(node.base, {*known, *recipe_paths()} - {node.name})
-        )
+        help = did_you_mean(node.base, {*known, *shipped} - {node.name})
+        report.error("E028", f"there is no recipe {node.base} to extend", head, help)
+        return node
+    if "game" in (base.kind, node.kind) and base.kind != node.kind:
+        report.error("E028", f"{base.name} is a {base.kind}, and {node.name} a {node.kind}", head, f"extend a {node.kind}")
         return node
     shared.extend(i for i in base_shared if i not in shared)
     return extend(base, node, report)
@@ -371,9 +383,9 @@ def parse_recipe(text: str, name: str = "<text>") -> Recipe:
 
 
 def load(name_or_path: str | Path) -> Recipe:
-    """A shipped recipe or attack by name ("trades", "pgd20"), or a .loss file by path."""
+    """A shipped recipe, attack or game by name ("trades", "pgd20", "forsaken"), or a .loss file by path."""
     text = str(name_or_path)
-    shipped = {**attack_paths(), **recipe_paths()}
+    shipped = {**attack_paths(), **game_paths(), **recipe_paths()}
     if text in shipped:
         return parse_recipe(read_source(shipped[text]).text, str(shipped[text]))
     if text.endswith(".loss") or "/" in text:

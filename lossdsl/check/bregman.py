@@ -13,7 +13,7 @@ from lossdsl.check import build, operations
 from lossdsl.check.arguments import positional
 from lossdsl.check.flow import gradient_reaches
 from lossdsl.check.scope import Function, Later, Scope, Value, is_error
-from lossdsl.check.typed import Typed, same, show, walk
+from lossdsl.check.typed import OWN, Typed, same, show, walk
 from lossdsl.diagnostics import did_you_mean
 from lossdsl.lang.ops import Operation
 from lossdsl.lang.types import SCALARS, Kind
@@ -42,7 +42,7 @@ def define(self: Checker, node: t.Def) -> None:
     scope = self._try_def(node, self.scope)
     leaf = replace(self.inference.leaf(node.args[0], Typed("leaf", (), Kind.PROB, node.span)), low=0.0, high=1.0)
     inner = scope.declare(node.args[0], Value(leaf, node.span, "argument"))
-    body = self.inference.scalar(node.value, inner, self.at, f"the generator {node.name}")
+    body = self.inference.scalar(node.value, inner, replace(self.at, depth=OWN), f"the generator {node.name}")
     parts = None if is_error(body) else _parts(self, node, leaf, body)
     if parts is None:
         self.declare(node.name, Later("a wrong generator"), node.span, "generator")
@@ -55,7 +55,7 @@ def _parts(self: Checker, node: t.Def, leaf: Typed, body: Typed) -> tuple[tuple[
     """The generator taken apart; None after reporting that it is none."""
     name, arg = node.name, node.args[0]
     parts = walk(body)
-    strange = [show(e) for e in parts if not e.args and e is not leaf and e.op not in _ALONE]
+    strange = [show(e) for e in parts if (not e.args and e is not leaf and e.op not in _ALONE) or e.op == "bregman"]
     strange += [e.axis.domain.text for e in parts if e.axis is not None and e.axis.domain.kind != "all"]
     if strange:
         said = f"the generator {name} is a function of {arg} alone, and this depends on {strange[0]}"
@@ -134,7 +134,9 @@ def _divergence(generator: Generator, p: Typed, q: Typed, e: t.Call) -> Typed:
 
 
 def _times(weight: Typed, value: Typed) -> Typed:
-    return value if weight.value == 1 else build.combine("mul", build.scalar_kind(weight, value), weight, value, value.span)
+    if 1 in (weight.value, value.value):
+        return value if weight.value == 1 else weight
+    return build.combine("mul", build.scalar_kind(weight, value), weight, value, value.span)
 
 
 # --- taking a generator apart ---
@@ -203,8 +205,8 @@ def _recognised(term: Typed, leaf: Typed) -> tuple[float, str] | None:
     """A factor and the divergence that this addend generates ("" for none: the addend is linear), or None."""
     if _linear(term, leaf):
         return 0.0, ""
-    if term.op == "H":
-        return (-1.0, "KL") if term.args[0] is leaf else None
+    if term.op in ("H", "CE") and all(a is leaf for a in term.args):
+        return -1.0, "KL"
     if term.op in ("KL", "SE") and _once(term, leaf):
         return (1.0, term.op) if term.op == "SE" or term.args[0] is leaf else None
     if term.op == "reduce" and term.attrs == ("sum",) and term.axis is not None and term.axis.domain.kind == "all":

@@ -105,6 +105,9 @@ def _range(op: str, a: Typed, b: Typed) -> tuple[float, float]:
         return 0.0, inf
     if op == "pow" and a.low >= 0:
         return 0.0, inf
+    if op in ("max", "min"):
+        choose = max if op == "max" else min
+        return choose(a.low, b.low), choose(a.high, b.high)
     return -inf, inf
 
 

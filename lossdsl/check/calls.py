@@ -117,7 +117,7 @@ def _fact(self: Inference, name: str, e: t.Call, scope: Scope, at: Context) -> T
         family = scope.get(arg.base.id)
         if is_error(member) or not isinstance(family, LevelName):
             return member
-        return _fact_of(self, name, e, family, member.args[1])
+        return _fact_of(self, name, e, family, member)
     binding = scope.get(arg.id) if isinstance(arg, t.Name) else None
     if isinstance(binding, LevelName) and binding.domain is not None:
         return self.infer(t.Name(binding.name, span=e.args[0].span), scope, at)
@@ -129,15 +129,15 @@ def _fact(self: Inference, name: str, e: t.Call, scope: Scope, at: Context) -> T
     return _fact_of(self, name, e, binding)
 
 
-def _fact_of(self: Inference, name: str, e: t.Call, binding: LevelName, index: Typed | None = None) -> Typed:
+def _fact_of(self: Inference, name: str, e: t.Call, binding: LevelName, member: Typed | None = None) -> Typed:
     """A fact about a level's solution, for a family about its member at a class."""
     if binding.over != "input" or not binding.facts:
         help = f"{name} speaks of perturbed inputs after the level that finds them"
         return self.report.error("E017", f"{name} says nothing about {binding.name} here", e.span, help)
     high = 1.0 if name == "fooled" else float(binding.steps or 0)
-    depends = frozenset({binding.name, "theta"}) | (index.depends if index else frozenset())
-    fact = Typed("fact", () if index is None else (index,), Kind.REAL, e.span, (name, binding.name), depends=depends, low=0.0, high=high)
-    return fact
+    depends = frozenset({binding.name, "theta"}) | (member.depends if member else frozenset())
+    args = () if member is None else (member,)
+    return Typed("fact", args, Kind.REAL, e.span, (name, binding.name), depends=depends, low=0.0, high=high)
 
 
 def _if(self: Inference, e: t.Call, scope: Scope, at: Context) -> Typed:

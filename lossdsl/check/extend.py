@@ -19,9 +19,11 @@ def identity(item: t.Item) -> tuple[str, str]:
             return ("run", run) if run else ("variable", var)
         case t.Find(name=name):
             return "variable", name
+        case t.Keep(name=name):
+            return "keep", name
         case t.Let(name=name, recorded=True):
             return "log", name
-        case t.Param(name=name) | t.Let(name=name) | t.Def(name=name) | t.State(name=name) | t.Model(name=name):
+        case t.Param(name=name) | t.Let(name=name) | t.Def(name=name) | t.State(name=name) | t.Model(name=name) | t.Player(name=name):
             return type(item).__name__.lower(), name
         case t.Keyword(keyword=keyword, value=value):
             return keyword, value if keyword == "remove" else ""
@@ -41,7 +43,7 @@ def split_samples(items: tuple[t.Item, ...]) -> list[t.Item]:
 
 def extend(base: t.Declaration, own: t.Declaration, report: Report) -> t.Declaration:
     """Merge: a redeclared item takes the old one's place, a new one goes before the first statement that speaks of it, or before
-    `upper`; `remove` drops an item."""
+    `upper` or `solve`; `remove` drops an item."""
     items = [i for i in split_samples(base.items) if not (isinstance(i, t.Keyword) and i.keyword in ("title", "source"))]
     new: list[t.Item] = []
     for item in split_samples(own.items):
@@ -58,7 +60,7 @@ def extend(base: t.Declaration, own: t.Declaration, report: Report) -> t.Declara
 
 def _with_new(items: list[t.Item], new: list[t.Item]) -> list[t.Item]:
     """New items in their places, the last one first, so that each can be found by those that were written after it."""
-    anchor: t.Item | None = next((i for i in items if isinstance(i, t.Upper)), None)
+    anchor: t.Item | None = next((i for i in items if isinstance(i, t.Upper | t.Solve)), None)
     for item in reversed(new):
         if isinstance(item, t.Train | t.Keyword):
             items.append(item)
@@ -96,10 +98,26 @@ def _inherit(old: t.Item, new: t.Item) -> t.Item:
                 through=new.through or old.through,
             )
         case t.Upper(), t.Upper():
-            return replace(
-                new, at=new.at or old.at, optimizers=new.optimizers or old.optimizers, mode=new.mode or old.mode, joint=new.joint or old.joint
-            )  # fmt: skip
+            optimizers, mode = new.optimizers or old.optimizers, new.mode or old.mode
+            return replace(new, at=new.at or old.at, optimizers=optimizers, mode=mode, joint=new.joint or old.joint)
+        case t.Player(), t.Player():
+            wants = (new.sense, new.objective) if new.objective is not None else (old.sense, old.objective)
+            init, region = new.init or old.init, new.set or old.set
+            return replace(new, init=init, set=region, sense=wants[0], objective=wants[1], optimizer=new.optimizer or old.optimizer)
         case t.Train(), t.Train():
             merged = {a.name: a for a in (*old.options, *new.options)}
             return replace(new, options=tuple(merged.values()))
     return new
+
+
+def merged(old: t.Item, change: t.Declaration) -> t.Item:
+    """A statement with the clauses of the change."""
+    for new in change.items:
+        if isinstance(old, t.Upper) and isinstance(new, t.Upper):
+            return replace(old, optimizers=new.optimizers)
+        if isinstance(old, t.Train) and isinstance(new, t.Train):
+            options = {a.name: a for a in (*old.options, *new.options)}
+            return replace(old, options=tuple(options.values()))
+        if isinstance(old, t.Solve) and isinstance(new, t.Solve):
+            return new
+    return old

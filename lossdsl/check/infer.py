@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import inf
+from math import inf, pi
 
 from lossdsl.check import binders, build, calls
 from lossdsl.check.scope import BUILT_IN, Function, Later, LevelName, ModelName, Report, Scope, Value, functions, is_error
@@ -131,6 +131,8 @@ class Inference:
         leaves = {"x": X, "y": Y, "K": CLASSES_COUNT}
         if e.id in leaves:
             return replace(leaves[e.id], span=e.span)
+        if e.id == "pi":
+            return build.number(pi, e.span)
         if e.id == "theta":
             return Typed("weights", (), Kind.WEIGHTS, e.span, ("theta",), depends=frozenset({"theta"}))
         if e.id == "rademacher" and at.draws:
@@ -255,7 +257,8 @@ class Inference:
                 "E017", "only the solution of a lower level has iterates", base.span, "write x'@k with x' declared by lower"
             )
         if isinstance(e.step, t.Index):
-            return self.report.error("E025", "the class comes before the iterate", e.span, f"write {binding.name}[j]@k")
+            help = f"the number of an iterate is fixed: write {binding.name}[j]@k with the class right behind {binding.name}"
+            return self.report.error("E025", "the class comes before the iterate", e.span, help)
         point = self.infer(base, scope, at)
         step = self.number(e.step, scope, at, "the number of an iterate")
         if is_error(point) or step is None:

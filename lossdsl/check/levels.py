@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lossdsl.check import binders, draws
+from lossdsl.check import binders
 from lossdsl.check.flow import gradient_reaches
 from lossdsl.check.regions import infer_region, variable_of
 from lossdsl.check.scope import LevelName, Value, is_error
 from lossdsl.check.solvers import check_solver, check_through
-from lossdsl.check.typed import Axis, Domain, SolverSpec, Typed, TypedLevel, TypedSet
+from lossdsl.check.typed import Axis, SolverSpec, Typed, TypedLevel, TypedSet
 from lossdsl.syntax import tree as t
 
 if TYPE_CHECKING:
@@ -167,4 +167,4 @@ def input_domain(self: Checker, e: t.Expr) -> tuple[Any, Any] | None:
     return low, high
 
 
-__all__ = ["SCALARS", "Scope", "check_level", "check_upper", "input_domain"]
+__all__ = ["check_level", "input_domain"]

@@ -99,7 +99,7 @@ class Checker:
 
     def _try_def(self, node: t.Def, scope: Scope) -> Scope:
         """Names inside a def's body that exist nowhere are found even if the def is never used, and reported once."""
-        known = {*scope.names, *node.args, *BUILT_IN, *functions(), "inf"}
+        known = {*scope.names, *node.args, *BUILT_IN, *functions(), "inf", "pi"}
         bound = {b.header.var for b in t.walk(node.value) if isinstance(b, t.Binder)}
         for part in t.walk(node.value):
             if isinstance(part, t.Name) and part.id == node.name:
@@ -114,6 +114,10 @@ class Checker:
     # --- one method per statement ---
 
     def _def(self, node: t.Def) -> None:
+        if node.model:
+            said = "a model given by a formula belongs to a game"
+            self.report.error("E035", said, node.span, f"write def {node.name}({', '.join(node.args)}) = ...")
+            return
         self._define(node)
 
     def _keyword(self, node: t.Keyword) -> None:
@@ -229,7 +233,25 @@ class Checker:
     def _state(self, node: t.State) -> None:
         states.check_state(self, node)
 
+    def _of_a_game(self, node: t.Item) -> None:
+        self.report.error("E035", "players, data, solve and keep belong to a game", node.span, "remove it, or declare game NAME")
+
+    def _player(self, node: t.Player) -> None:
+        self._of_a_game(node)
+
+    def _solve(self, node: t.Solve) -> None:
+        self._of_a_game(node)
+
+    def _data(self, node: t.Data) -> None:
+        self._of_a_game(node)
+
+    def _keep(self, node: t.Keep) -> None:
+        self._of_a_game(node)
+
     def _model(self, node: t.Model) -> None:
+        if node.takes is not None:
+            said = "in a recipe a model takes an Input and gives Logits"
+            self.report.error("E035", said, node.span, f"write model {node.name} or model {node.name} frozen")
         self.declare(node.name, ModelName(node.name, node.frozen, node.span), node.span, "model")
         self.models[node.name] = node.frozen
 

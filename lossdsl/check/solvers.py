@@ -149,7 +149,8 @@ def _step(self: Checker, call: t.Call, name: str, over: str) -> tuple[bool, t.Ar
         return True, None  # a number: its range is the table's
     place = given.value.span
     if value.kind not in SCALARS:
-        said, help = f"a step is a number, and this is {DESCRIPTION[value.kind]}", "write a number, or one per example such as eps * p(x)[y]"
+        said = f"a step is a number, and this is {DESCRIPTION[value.kind]}"
+        help = "write a number, or one per example such as eps * p(x)[y]"
         self.report.error("E013", said, place, help, label=str(value.kind))
     elif name not in _MOVING_STEP:
         self.report.error("E015", f"{name} takes a fixed step", place, "use " + ", ".join(_MOVING_STEP) + " for a step per example")

@@ -12,7 +12,7 @@ from lossdsl.check.options import validated
 from lossdsl.check.scope import Function, Later, Report, Value, is_error
 from lossdsl.check.typed import Typed, TypedFind, TypedState
 from lossdsl.diagnostics import suggest
-from lossdsl.lang.specs import FINDERS
+from lossdsl.lang.specs import FINDERS, Options
 from lossdsl.lang.types import DESCRIPTION, SCALARS, Kind
 from lossdsl.source import Span
 from lossdsl.syntax import tree as t
@@ -110,7 +110,8 @@ def check_find(self: Checker, node: t.Find) -> TypedFind | None:
     inner = self.scope.declare(node.name, Value(found, node.span, "find"))
     condition = node.condition
     if not (isinstance(condition, t.Compare) and condition.ops == ("==",)):
-        self.report.error("E020", "find solves an equation, and this is none", condition.span, "write where EXPR == 0")
+        what = f"{condition.ops[0]} stands here" if isinstance(condition, t.Compare) else "there is no == here"
+        self.report.error("E020", f"find solves an equation, and {what}", condition.span, "write where EXPR == 0")
         return None
     left, right = (self.inference.scalar(o, inner, self.at, "a side of the equation") for o in condition.operands)
     options = _finder(self, node.solver)
@@ -131,20 +132,20 @@ def check_find(self: Checker, node: t.Find) -> TypedFind | None:
     return TypedFind(node.name, low, high, value, options, "eval", node.span)
 
 
-def _finder(self: Checker, call: t.Call) -> object | None:
+def _finder(self: Checker, call: t.Call) -> Options | None:
     name = call.func.id if isinstance(call.func, t.Name) else ""
     if name not in FINDERS:
         otherwise = "roots are found by " + ", ".join(FINDERS)
         self.report.misnamed("E023", f"there is no root finder {name}".rstrip(), call.func.span, suggest(name, FINDERS), otherwise)
         return None
-    return validated(self.inference, FINDERS[name], name, call.args, call.span, self.scope, self.at)
+    options: Options | None = validated(self.inference, FINDERS[name], name, call.args, call.span, self.scope, self.at)
+    return options
 
 
 def found_value(self: Checker, node: t.Find, typed: TypedFind | None) -> Value | Later:
     """What the name of a find stands for after it."""
     if typed is None:
         return Later("a wrong find")
-    own = Typed(
-        "found", (), Kind.REAL, node.span, (node.name,), depends=frozenset({node.name}) | typed.value.depends, low=typed.low.low, high=typed.high.high
-    )  # fmt: skip
+    depends = frozenset({node.name}) | typed.value.depends
+    own = Typed("found", (), Kind.REAL, node.span, (node.name,), depends=depends, low=typed.low.low, high=typed.high.high)
     return Value(own, Span(node.span.start, node.span.end, node.span.file), "find")

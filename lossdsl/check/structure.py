@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lossdsl.check.typed import Typed, same
+from lossdsl.check.typed import Typed, same, walk
 from lossdsl.source import Span
 from lossdsl.syntax import tree as t
 
@@ -23,6 +23,7 @@ def complete(self: Checker, node: t.Declaration) -> None:
     else:
         _attack(self, node, header)
     _twice(self, node)
+    _several(self)
     _unused(self, node)
 
 
@@ -81,6 +82,23 @@ def _twice(self: Checker, node: t.Declaration) -> None:
         seen.add(key)
 
 
+def _several(self: Checker) -> None:
+    """Of a level through danskin several solutions are kept, and none of them is the solution until the upper level."""
+    through = [level for level in self.levels if level.through is not None and level.through.kind == "danskin"]
+    for level in through[1:]:
+        help = f"remove one of them: the runs of {through[0].var} and of {level.var} would have to be paired"
+        self.report.error("E021", "two levels cannot go through danskin", level.through.span if level.through else level.span, help)
+    for level in through[:1]:
+        for later in self.stages[self.stages.index(level) + 1 :]:
+            if any(level.var in e.depends for e in later.expressions):
+                said = f"{later.var} depends on {level.var}, of which danskin keeps several solutions"
+                self.report.error("E021", said, later.span, f"remove through danskin, or solve {later.var} before {level.var}")
+        for e in (part for root in _spoken(self) for part in walk(root)):
+            if (e.op == "point" and len(e.attrs) > 1 and e.attrs[0] == level.var) or (e.op == "fact" and e.attrs[1] == level.var):
+                said = f"danskin keeps several solutions {level.var}, and only the points themselves"
+                self.report.error("E017", said, e.span, f"use {level.var} alone, or remove through danskin")
+
+
 def introduced(item: t.Item) -> tuple[str, ...]:
     """The names a statement declares."""
     if isinstance(item, t.Sample):
@@ -89,7 +107,9 @@ def introduced(item: t.Item) -> tuple[str, ...]:
         return () if item.run else (item.var,)
     if isinstance(item, t.Let) and item.recorded:
         return ()
-    if isinstance(item, t.Param | t.Let | t.Def | t.Find | t.State | t.Model):
+    if isinstance(item, t.Data):
+        return item.names
+    if isinstance(item, t.Param | t.Let | t.Def | t.Find | t.State | t.Model | t.Player):
         return (item.name,)
     return ()
 

@@ -30,7 +30,8 @@ class Typed:
     state                   the value of a `state` or `memory` at the start of the step, attrs (name,)
     found                   the number per example of a `find`, attrs (name,)
     draw                    a draw inside a start, attrs (distribution,), args its numbers or its set's centre and radius
-    logits, prob            the model at a point; softmax of logits. logits attrs: () the trained model, (g,) the model g, (f, w) at weights w
+    logits, prob            the model at a point; softmax of logits. logits attrs: () the trained model, (g,) model g, (f, w) at weights w
+    apply                   a model of a game at a point, attrs (name,)
     weights                 the parameters of f, attrs (theta,) or the lower variable (w,)
     grad, leaf              gradient per example, args (point, body), attrs (leaf,); the point inside the body, attrs (leaf,)
     grad_theta              gradient of the batch mean by the parameters of f, args (body,)
@@ -39,7 +40,7 @@ class Typed:
     add sub mul div pow neg not and or lt le gt ge eq ne if
     reduce                  a binder over classes, attrs (name,), args (body,), `axis`
     bound                   the class a binder or a family is at, `axis`
-    fact                    fooled, survived, first_fooled: attrs (fact, level)
+    fact                    fooled, survived, first_fooled: attrs (fact, level), args () or of a family (member,)
     bregman                 args (p, q, what the generator must be differentiated for), attrs (*leaf, generator)
     stop                    a constant from here on
     mode                    args (body,), attrs (mode,): `with f in mode`
@@ -89,8 +90,9 @@ class Axis:
     domain: Domain
 
 
-INNER = 90
-"""The depth of the class that the score of `top` speaks of: one number, so that equal headers are equal wherever they stand."""
+OWN, INNER = 90, 50
+"""Depths of binders that may stand inside any others: those of a generator, and the class that the score of `top` speaks of (one number,
+so that equal headers are equal wherever they stand)."""
 
 
 def walk(e: Typed) -> list[Typed]:
@@ -352,11 +354,12 @@ def _prob_text(e: Typed) -> str:
 
 
 def _grad_text(e: Typed) -> str:
-    return f"grad({e.attrs[0]} = {show(e.args[0])}: {show(e.args[1])})"
+    name, point = e.attrs[0], show(e.args[0])
+    return f"grad({name if name == point else f'{name} = {point}'}: {show(e.args[1])})"
 
 
 def bound_name(axis: Axis) -> str:
-    return "j" if axis.depth == 0 else "i" if axis.depth == INNER else "j" + str(axis.depth)
+    return {0: "j", OWN: "k", INNER: "i"}.get(axis.depth) or "j" + str(axis.depth)
 
 
 def _header(axis: Axis) -> str:
@@ -375,6 +378,7 @@ _WRITERS: dict[str, Callable[[Any], str]] = {
     "grad_theta": lambda e: f"grad(theta: {show(e.args[0])})",
     "draw": _draw_text,
     "logits": _logits_text,
+    "apply": lambda e: f"{e.attrs[0]}({show(e.args[0])})",
     "prob": _prob_text,
     "mix": lambda e: f"mix({', '.join(show(a) for a in e.args)})",
     "at": lambda e: f"{_show(e.args[0], 9)}[{show(e.args[1])}]",
@@ -383,10 +387,8 @@ _WRITERS: dict[str, Callable[[Any], str]] = {
     "not": lambda e: f"not({show(e.args[0])})",
     "reduce": lambda e: f"{e.attrs[0]}({_header(e.axis)}: {show(e.args[0])})",
     "bound": lambda e: bound_name(e.axis),
-    "fact": lambda e: f"{e.attrs[0]}({e.attrs[1]})",
+    "fact": lambda e: f"{e.attrs[0]}({show(e.args[0]) if e.args else e.attrs[1]})",
     "mode": lambda e: f"[{show(e.args[0])} with f in {e.attrs[0]}]",
     "bregman": lambda e: f"D[{e.attrs[-1]}]({show(e.args[0])} || {show(e.args[1])})",
-    **dict.fromkeys(
-        ("project", "interior"), lambda e: f"{e.op}({show(e.args[0])}, {e.attrs[0]}({show(e.args[1])}, {show(e.args[2])}))"
-    ),
+    **dict.fromkeys(("project", "interior"), lambda e: f"{e.op}({show(e.args[0])}, {e.attrs[0]}({show(e.args[1])}, {show(e.args[2])}))"),
 }

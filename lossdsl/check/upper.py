@@ -86,7 +86,8 @@ def _holds_pass(e: Typed) -> bool:
 
 def _optimizers(self: Checker, node: t.Upper) -> None:
     if not any(o.model in (None, "f") for o in node.optimizers) and not self.report.lost_words:
-        self.report.error("E018", "the upper level names no optimizer", node.span, "add: by sgd(lr = 0.1, momentum = 0.9)")
+        said = "the upper level names no optimizer" + (" for f" if node.optimizers else "")
+        self.report.error("E018", said, node.span, "add: by sgd(lr = 0.1, momentum = 0.9)")
     seen: set[str] = set()
     for given in node.optimizers:
         name = given.model or "f"

@@ -15,7 +15,7 @@ from lossdsl.engine.kernels import COMPARISONS, KERNELS, REGISTERED
 from lossdsl.engine.modes import Modes
 from lossdsl.engine.passes import forward, gradient, gradient_by_weights, leaf, part, stack
 from lossdsl.lang.types import OVER_CLASSES, Kind
-from lossdsl.plan.ir import Code, Instr
+from lossdsl.plan.ir import Code, Instr, writes_statistics
 from lossdsl.solve import SETS_TORCH, Domain
 
 Values = list[Any]
@@ -80,7 +80,8 @@ class Closure:
 
     def __init__(self, code: Code, kinds: dict[int, Instr], place: Callable[[Instr], str]) -> None:
         self.results = code.results
-        self.steps: list[Step] = [(_tracked(i, _compile(i, kinds)), i.id, i) for i in code]
+        written = writes_statistics(code)
+        self.steps: list[Step] = [(_tracked(i, _compile(i, kinds, written)), i.id, i) for i in code]
         inside = {i.id for i in code}
         self.needs = sorted({a for i in code for a in i.args} - inside)
         self._place = place
@@ -125,13 +126,13 @@ def _explained(error: Exception, i: Instr | None, values: Values, place: Callabl
 # --- one instruction ---
 
 
-def _compile(i: Instr, kinds: dict[int, Instr]) -> Callable[[Frame, Values], Any]:
+def _compile(i: Instr, kinds: dict[int, Instr], written: bool) -> Callable[[Frame, Values], Any]:
+    if i.op == "forward":
+        return forward(i, kinds, written)
     simple = _LEAVES.get(i.op)
     if simple:
         return simple(i)
-    special = {"forward": forward, "draw": _draw, "grad": gradient, "grad_theta": gradient_by_weights, "stack": stack, "part": part}.get(
-        i.op
-    )
+    special = {"draw": _draw, "grad": gradient, "grad_theta": gradient_by_weights, "stack": stack, "part": part}.get(i.op)
     if special:
         return special(i, kinds)
     fetch = [_argument(i, kinds[a], kinds) for a in i.args]

@@ -10,22 +10,36 @@ from torch import Tensor, nn
 from lossdsl.solve import min_norm_weights
 
 
-def combined(losses: Sequence[Tensor], models: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
-    """A loss whose gradient is the min-norm point of the convex hull of the losses' gradients, and the weights [k] of that point.
+def gradient(loss: Tensor, models: Sequence[nn.Module]) -> list[Tensor]:
+    """The gradient of one loss by every trained parameter; its graph is used up."""
+    parameters = _trained(models)
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
-    Its value is the weighted mean of the losses. Each loss is a scalar whose graph is used up here.
+
+def combined(losses: Sequence[Tensor], rows: Sequence[Sequence[Tensor]], models: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
+    """A loss whose gradient is the min-norm point of the convex hull of the losses' gradients, and the weights [k] of that point, float64.
+
+    Its value is the weighted mean of the losses, scalars. rows: their gradients.
     """
-    parameters = [p for model in models for p in model.parameters() if p.requires_grad]
-    rows = []
-    for loss in losses:
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        rows.append([torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)])
     gram = torch.stack([torch.stack([_inner(a, b) for b in rows]) for a in rows])
-    weights = min_norm_weights(gram).to(losses[0])
-    direction = [sum(w * row[n] for w, row in zip(weights, rows, strict=True)) for n in range(len(parameters))]
-    value = sum(w * loss.detach() for w, loss in zip(weights, losses, strict=True))
-    carrier = sum(((p - p.detach()) * d).sum() for p, d in zip(parameters, direction, strict=True))
-    return value + carrier, weights  # type: ignore[return-value]
+    weights = min_norm_weights(gram)
+    loss = mean(losses, weights)
+    for n, p in enumerate(_trained(models)):
+        loss = loss + ((p - p.detach()) * mean([row[n] for row in rows], weights)).sum()
+    return loss, weights
+
+
+def mean(values: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """The weighted mean, without gradient, in the precision of the values."""
+    total = torch.zeros_like(values[0])
+    for weight, value in zip(weights, values, strict=True):
+        total = total + weight.to(value.dtype) * value.detach()
+    return total
+
+
+def _trained(models: Sequence[nn.Module]) -> list[nn.Parameter]:
+    return [p for model in models for p in model.parameters() if p.requires_grad]
 
 
 def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

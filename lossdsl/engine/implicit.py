@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +13,16 @@ from lossdsl.engine.closures import Closure, Frame, Values
 from lossdsl.engine.level import LevelRunner
 from lossdsl.plan.ir import Instr
 from lossdsl.solve import solve_symmetric
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The gradient of the lower objective at its solution, [B, *input], differentiable by the weights and by `variable`, the solution;
+    free: 1 where the set holds no coordinate."""
+
+    variable: Tensor
+    slope: Tensor
+    free: Tensor
 
 
 class Implicit:
@@ -27,32 +38,33 @@ class Implicit:
         self.code = Closure(level.plan.optimality, kinds, place)
         assert level.plan.level.through is not None
         self.options: Any = level.plan.level.through.options
+        passes = [i for i in level.plan.optimality if i.op == "forward"]
+        self.apart = all(i.attrs[1] == "eval" for i in passes)
+        """In eval mode examples do not meet, so that the Hessian has one block per example."""
 
-    def term(self, frame: Frame, values: Values, upper: Tensor) -> Tensor:
-        """A number that is 0 and whose gradient by theta is the implicit one of dU/dsolution = `upper`, [B, *input]."""
+    def conditions(self, frame: Frame, values: Values) -> Conditions | None:
+        """The optimality conditions at the solution; None where nothing can pass. To be taken before the upper level writes statistics."""
         key = (self.level.name,)
         point = frame.points[key].detach()
-        region = self.level.region(frame, values)
-        free = region.interior(point).to(point.dtype)
-        target = upper * free
-        if not bool(target.any()) or self.options.scale == 0:
-            return upper.new_zeros(())
+        free = self.level.region(frame, values).interior(point).to(point.dtype)
+        if not bool(free.any()) or self.options.scale == 0:
+            return None
         variable = point.clone().requires_grad_()
-        frame.points[key] = variable
-        self.code.run(frame, values)
-        frame.points[key] = point
+        constants = {other: value.detach() for other, value in frame.points.items()}
+        self.code.run(replace(frame, points={**constants, key: variable}), values)
         objective: Tensor = values[self.code.results[0]]
         slope = torch.autograd.grad(objective.sum(), variable, create_graph=True)[0]
+        return Conditions(variable, slope, free)
+
+    def term(self, at: Conditions, upper: Tensor) -> Tensor:
+        """A number that is 0 and whose gradient by theta is the implicit one of dU/dsolution = `upper`, [B, *input]."""
 
         def product(v: Tensor) -> Tensor:
-            if not slope.requires_grad:
+            if not at.slope.requires_grad:
                 return torch.zeros_like(v)
-            found = torch.autograd.grad(slope, variable, v * free, retain_graph=True, allow_unused=True)[0]
-            return torch.zeros_like(v) if found is None else found.detach() * free
+            found = torch.autograd.grad(at.slope, at.variable, v * at.free, retain_graph=True, allow_unused=True)[0]
+            return torch.zeros_like(v) if found is None else found.detach() * at.free
 
-        # In eval mode examples do not meet, so that the Hessian has one block per example.
-        solution, _ = solve_symmetric(
-            product, target, self.options.steps, self.options.tolerance, per_example=self.level.plan.mode == "eval"
-        )
-        term = -self.options.scale * (slope * (solution * free).detach()).sum()
+        solution, _ = solve_symmetric(product, upper * at.free, self.options.steps, self.options.tolerance, per_example=self.apart)
+        term = -self.options.scale * (at.slope * (solution * at.free).detach()).sum()
         return term - term.detach()

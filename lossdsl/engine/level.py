@@ -41,13 +41,15 @@ class LevelRunner:
 
         `rated`: evaluate the objective at the solution even if no choice inside the level needed it.
         """
+        left = frame.points
+        frame = replace(frame, points={key: point.detach() for key, point in left.items()})  # earlier solutions are constants here
         through = self.plan.through == "unrolling"
         constants: AbstractContextManager[None] = nullcontext() if through else constant_parameters(*frame.trained)
         with constants:
             with nullcontext() if through else torch.no_grad():
                 self.before.run(frame, values)
             if self.plan.classes is not None and self.plan.axis is not None and self.plan.axis.domain.kind == "top":
-                frame.points[self.name, CHOSEN] = values[self.plan.classes]
+                left[self.name, CHOSEN] = frame.points[self.name, CHOSEN] = values[self.plan.classes]
             wide, wide_values, copies = self._widened(frame, values)
             solution = self._solve(wide, wide_values)
             if self.plan.level.solver.start_kind == "previous":

@@ -9,18 +9,23 @@ from torch import Tensor, nn
 
 from lossdsl.diagnostics import UserError
 from lossdsl.engine.modes import own_copies
+from lossdsl.lang.types import Kind
 from lossdsl.plan.ir import Instr
 
 if TYPE_CHECKING:
     from lossdsl.engine.closures import Frame, Function, Values
 
 
-def forward(i: Instr, kinds: dict[int, Instr]) -> Function:
-    """A pass through a model, in its mode, at its own parameters or at the variable of a level over weights."""
+def forward(i: Instr, kinds: dict[int, Instr], written: bool) -> Function:
+    """A pass through a model, in its mode, at its own parameters or at the variable of a level over weights.
+
+    written: another pass of the same code writes statistics, maybe before this one is differentiated.
+    """
     name, mode, place, axes = i.attrs[0], i.attrs[1], i.args[0], len(kinds[i.args[0]].axes)
     weights = i.attrs[2] if len(i.attrs) > 2 else None
     no_gradient = i.gradient == "none"
-    own_buffers = mode == "eval" and i.gradient == "parameters"
+    kind = i.kind
+    own_buffers = mode == "eval" and (i.gradient == "parameters" or (i.gradient == "input" and written))
 
     def run(frame: Frame, values: Values) -> Tensor:
         model = frame.model if name == "f" else frame.models[name]
@@ -37,7 +42,10 @@ def forward(i: Instr, kinds: dict[int, Instr]) -> Function:
                 logits = _applied(model, flat, at)
         else:
             logits = _applied(model, flat, at)
-        check_logits(logits, flat, frame.num_classes, name)
+        if kind is Kind.LOGITS:
+            check_logits(logits, flat, frame.num_classes, name)
+        else:
+            logits = checked_value(logits, len(flat), kind, frame.x.shape[1:], name)
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
         return logits.unflatten(0, point.shape[: axes + 1]) if axes else logits
@@ -62,6 +70,22 @@ def check_logits(logits: Any, point: Tensor, num_classes: int, name: str = "f") 
             where="model",
             fix="pass the model's number of classes as num_classes",
         )
+
+
+def checked_value(value: Any, count: int, kind: Kind, shape: torch.Size, name: str) -> Tensor:
+    """What a model of a game gives for `count` points: numbers [N] (or [N, 1]), inputs [N, *shape] or latent vectors [N, n].
+
+    Raises UserError for anything else.
+    """
+    if kind is Kind.REAL and isinstance(value, Tensor) and value.shape == (count, 1):
+        value = value.squeeze(1)
+    expected = {Kind.REAL: [count], Kind.INPUT: [count, *shape]}.get(kind)
+    if not isinstance(value, Tensor) or (list(value.shape) != expected if expected else value.dim() != 2 or len(value) != count):
+        got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        wanted = {Kind.REAL: "one number per example", Kind.INPUT: "the shape of the data"}.get(kind, "one vector per example")
+        fix = f"change the last layer of {name}, or choose other data"
+        raise UserError(f"gives {got} where {expected or [count, 'n']}, {wanted}, is expected", where=f"the model {name}", fix=fix)
+    return value
 
 
 def leaf(i: Instr) -> Function:

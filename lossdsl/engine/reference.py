@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from lossdsl.check.typed import Axis, Domain, Typed, TypedLevel, TypedRecipe, show
+from lossdsl.check.typed import Axis, Domain, Typed, TypedFind, TypedLevel, TypedRecipe, show
 from lossdsl.diagnostics import UserError
-from lossdsl.engine.formulas import FORMULAS, REDUCTIONS, Formula, cross_entropy, first_best, number, softmax
+from lossdsl.engine import reference_batch, reference_models
+from lossdsl.engine.formulas import FORMULAS, Formula, cross_entropy, number, plain, softmax
 from lossdsl.lang.types import CLASSES, Kind
 
 Value = list[Any] | Tensor
@@ -46,13 +46,16 @@ class Rows:
     classes: Mapping[Axis, list[int]] = field(default_factory=dict)
     own: tuple[str, list[Tensor]] | None = None
     """Inside a level's objective: its variable, and its value in each row."""
+    leaves: Mapping[tuple[Any, ...], list[Tensor]] = field(default_factory=dict)
+    """Variables that an expression is differentiated by, with their value in each row."""
 
     def over(self, axis: Axis, table: list[list[int]]) -> Rows:
         """Every row once per class, the classes of a row next to each other."""
         rows = [r for r, classes in enumerate(table) for _ in classes]
         inner = {a: [c[r] for r in rows] for a, c in self.classes.items()} | {axis: [c for classes in table for c in classes]}
         own = self.own and (self.own[0], [self.own[1][r] for r in rows])
-        return Rows([self.examples[r] for r in rows], self.mode, inner, own)
+        leaves = {key: [v[r] for r in rows] for key, v in self.leaves.items()}
+        return Rows([self.examples[r] for r in rows], self.mode, inner, own, leaves)
 
     def spread(self, value: Value) -> list[Any]:
         """One entry per row; a Const is the same in each."""
@@ -67,13 +70,18 @@ class _Run:
     x: Tensor
     y: Tensor
     solutions: Mapping[str, Tensor]
+    at: str | None = None
+    """The weights that f means; None: theta."""
+    moving: Mapping[str, Tensor] = field(default_factory=dict)
+    """Inside a level over weights or the simplex: its variable, not a constant."""
 
     def rows(self, mode: str) -> Rows:
         return Rows(list(range(len(self.x))), mode)
 
     def value(self, e: Typed, rows: Rows) -> Value:
         if e.op in CORE:
-            return CORE[e.op](self, e, rows)
+            found = CORE[e.op](self, e, rows)
+            return reference_batch.or_nothing(self, e, rows, found) if e.op == "CE" else found
         formula = FORMULAS.get(e.op) or self.reference.formulas.get(e.op)
         if formula is None:
             raise UserError(f"the reference evaluator has no formula for {e.op}", where=show(e), fix=f"pass formulas={{{e.op!r}: ...}}")
@@ -81,32 +89,28 @@ class _Run:
         if all(isinstance(a, Tensor) for a in args):
             value: Tensor = formula(*args)
             return value
-        return [formula(*row) for row in zip(*(rows.spread(a) for a in args), strict=True)]
+        found = [formula(*row) for row in zip(*(rows.spread(a) for a in args), strict=True)]
+        return reference_batch.or_nothing(self, e, rows, found) if e.op in ("at", "DLR", "hinge", "error") else found
 
     def values(self, e: Typed, rows: Rows) -> list[Any]:
         return rows.spread(self.value(e, rows))
-
-    def forward(self, points: list[Tensor], mode: str) -> list[Tensor]:
-        """The logits of the whole batch."""
-        model = self.reference.model
-        before = {module: module.training for module in model.modules()}
-        train_all = not model.training
-        try:
-            for module, training in before.items():
-                module.training = mode != "eval" and (train_all or training)
-            buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-            logits: Tensor = functional_call(model, buffers, (torch.stack(points),))
-        finally:
-            for module, training in before.items():
-                module.training = training
-        return list(logits)
 
     def domain(self, domain: Domain, rows: Rows) -> list[list[int]]:
         """Per row the classes in ascending order."""
         everything = range(self.reference.num_classes)
         if domain.expr is None:
             return [list(everything) for _ in rows.examples]
-        return [[c for c in everything if c != out] for out in self.values(domain.expr, rows)]
+        if domain.inner is not None:
+            return self.top(domain, domain.inner, rows)
+        return [[c for c in everything if c != max(out, 0)] for out in self.values(domain.expr, rows)]
+
+    def top(self, domain: Domain, inner: Axis, rows: Rows) -> list[list[int]]:
+        """Per row the classes of the largest scores in eval mode, in descending order, the lower class first at a tie."""
+        rows = replace(rows, mode="eval")
+        tables = self.domain(inner.domain, rows)
+        assert domain.expr is not None
+        scores = iter(self.values(domain.expr, rows.over(inner, tables)))
+        return [[c for _, c in sorted((-plain(next(scores)), c) for c in classes)][: domain.size] for classes in tables]
 
     def given(self, name: str) -> Tensor:
         """A lower solution or a sample: a constant."""
@@ -124,7 +128,7 @@ class _Run:
 def _point(run: _Run, e: Typed, rows: Rows) -> list[Tensor]:
     if rows.own and e.attrs == (rows.own[0],):
         return rows.own[1]
-    return run.solution(_key(e), rows)
+    return reference_models.distribution(run, e, rows) if e.kind is Kind.VECTOR else run.solution(_key(e), rows)
 
 
 def _key(e: Typed) -> str:
@@ -151,13 +155,6 @@ def _sample(run: _Run, e: Typed, rows: Rows) -> Value:
     return run.given(_key(e)) if e.kind is Kind.CONST else run.solution(_key(e), rows)
 
 
-def _reduce(run: _Run, e: Typed, rows: Rows) -> list[Any]:
-    assert e.axis is not None
-    tables = run.domain(e.axis.domain, rows)
-    body = iter(run.values(e.args[0], rows.over(e.axis, tables)))
-    return [REDUCTIONS[e.attrs[0]](classes, [next(body) for _ in classes], run.reference.num_classes) for classes in tables]
-
-
 def _bound(run: _Run, e: Typed, rows: Rows) -> list[int]:
     assert e.axis is not None
     return rows.classes[e.axis]
@@ -167,16 +164,11 @@ def _nth(run: _Run, e: Typed, rows: Rows) -> list[Tensor]:
     return [v[e.attrs[0] - 1] for v in run.values(e.args[0], rows)]
 
 
-def _fooled(run: _Run, e: Typed, rows: Rows) -> list[Tensor]:
-    points = _point(run, replace(e, attrs=(e.attrs[1],)), rows)
-    logits = run.forward(points, "eval")
-    return [number(first_best(z) != int(run.y[n])) for z, n in zip(logits, rows.examples, strict=True)]
-
-
 def _onehot(run: _Run, e: Typed, rows: Rows) -> list[Tensor]:
     share = (e.args[1].value or 0) if e.op == "smooth" else 0
     k = run.reference.num_classes
-    return [torch.stack([number((1 - share) * (c == i) + share / k) for i in range(k)]) for c in run.values(e.args[0], rows)]
+    classes = run.values(e.args[0], rows)
+    return [torch.stack([number((c >= 0) * ((1 - share) * (c == i) + share / k)) for i in range(k)]) for c in classes]
 
 
 def _ce(run: _Run, e: Typed, rows: Rows) -> list[Tensor]:
@@ -190,6 +182,8 @@ def _ce(run: _Run, e: Typed, rows: Rows) -> list[Tensor]:
 def _batch(run: _Run, e: Typed, rows: Rows) -> Tensor:
     """Over the examples of the batch, each once, whatever binders are open; a Const counts once per example."""
     examples = run.rows(rows.mode)
+    if rows.examples == examples.examples:
+        examples = replace(examples, own=rows.own, leaves=rows.leaves)
     values = run.values(e.args[0], examples)
     if len(e.args) > 1:
         values = [v for v, c in zip(values, run.values(e.args[1], examples), strict=True) if c != 0]
@@ -203,17 +197,32 @@ CORE: dict[str, Callable[[_Run, Typed, Rows], Value]] = {
     "input": lambda run, e, rows: [run.x[n] for n in rows.examples],
     "label": lambda run, e, rows: [int(run.y[n]) for n in rows.examples],
     "bound": _bound,
-    "logits": lambda run, e, rows: run.forward(run.values(e.args[0], rows), rows.mode),
+    "logits": reference_models.logits,
+    "weights": reference_models.weights,
+    "grad": reference_models.gradient,
+    "grad_theta": reference_models.gradient_by_theta,
+    "found": reference_models.found,
+    "state": reference_models.state,
     "mode": lambda run, e, rows: run.value(e.args[0], replace(rows, mode=e.attrs[0])),
     "point": _point,
     "pick": _pick,
     "sample": _sample,
-    "reduce": _reduce,
+    "reduce": reference_batch.reduce,
     "nth": _nth,
-    "fact": _fooled,
+    "fact": reference_models.fact,
     "onehot": _onehot,
     "smooth": _onehot,
     "CE": _ce,
+    "log": reference_batch.logarithm,
+    "known": lambda run, e, rows: [number(run.y[n] >= 0) for n in rows.examples],
+    "zeros": lambda run, e, rows: [torch.zeros(run.reference.num_classes, dtype=torch.float64)] * len(rows.examples),
+    "ones": lambda run, e, rows: [torch.ones(run.reference.num_classes, dtype=torch.float64)] * len(rows.examples),
+    "class_mean": reference_batch.class_vector,
+    "class_sum": reference_batch.class_vector,
+    "project": reference_batch.project,
+    "interior": reference_batch.interior,
+    "bregman": reference_batch.bregman,
+    "leaf": lambda run, e, rows: rows.leaves[e.attrs],
     "batch_mean": _batch,
     "batch_sum": _batch,
 }
@@ -225,23 +234,39 @@ class Reference:
     model: used as it is; its parameters should be float64, on the CPU. num_classes: K.
     formulas: for operations registered by the user, name -> function of the values of one example (Prob as probabilities [K],
     Logits and Vector [K], Input [*shape], Real and Const [], Label and Class int) that returns the value of that example.
+    models: the other models that the recipe names. Not modelled: `joint` (points in one batch differ only under BatchNorm), and how
+    gradients pass a lower level (`through`).
     """
 
-    def __init__(self, typed: TypedRecipe, model: nn.Module, num_classes: int, formulas: Mapping[str, Formula] | None = None) -> None:
+    def __init__(
+        self,
+        typed: TypedRecipe,
+        model: nn.Module,
+        num_classes: int,
+        formulas: Mapping[str, Formula] | None = None,
+        models: Mapping[str, nn.Module] | None = None,
+    ) -> None:
         self.typed = typed
+        self.models: Mapping[str, nn.Module] = {name: (models or {})[name] for name in typed.models}
         self.model = model
+        self.trained = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
         self.num_classes: int = num_classes
         self.formulas: Mapping[str, Formula] = formulas or {}
 
-    def value(self, e: Typed, x: Tensor, y: Tensor, solutions: Mapping[str, Tensor], mode: str = "train") -> Value:
-        """An expression outside every level and binder, on x [B, *shape] in float64 and y [B].
+    def value(self, e: Typed, x: Tensor, y: Tensor, solutions: Mapping[str, Tensor], mode: str | None = None) -> Value:
+        """An expression of the upper level, outside every binder, on x [B, *shape] in float64 and y [B]. mode: that of the upper level.
 
-        solutions: by name, "x'" and "x'@2" [B, *shape]; of a family [B, n, *shape] with its classes in ascending order; samples by
-        their name, as their kind says: Input [B, *shape], Real [B], Const [], Vector [B, K].
+        solutions: by name, "x'" and "x'@2" [B, *shape]; of a family [B, n, *shape] with its classes in ascending order; counts
+        "x'@survived" [B]; weights [P] in the order of the model; a distribution [K]; a root [B]; states and memories [], [K] or [B]
+        (without one: the first value); samples by their name, as their kind says: Input [B, *shape], Real [B], Const [], Vector [B, K].
         Raises UserError if a value is missing, or an operation has no formula.
         """
-        run = _Run(self, x, y, solutions)
-        return run.value(e, run.rows(mode))
+        run = _Run(self, x, y, solutions, self.typed.at)
+        return run.value(e, run.rows(mode or self.typed.mode))
+
+    def updates(self, x: Tensor, y: Tensor, solutions: Mapping[str, Tensor]) -> dict[str, Value]:
+        """The next values of states and memories."""
+        return {s.name: self.value(s.update, x, y, solutions, s.mode) for s in self.typed.states}
 
     def objective(self, x: Tensor, y: Tensor, solutions: Mapping[str, Tensor]) -> Tensor:
         """The upper loss, differentiable in the parameters: the mean of a Real over the batch; a Const as it is."""
@@ -249,6 +274,17 @@ class Reference:
             raise UserError(f"{self.typed.name} has no upper level", where="reference evaluator", fix="use level_objective")
         value = self.value(self.typed.objective, x, y, solutions)
         return value if isinstance(value, Tensor) else torch.stack(value).mean()
+
+    def batch_objective(self, level: TypedLevel, point: Tensor, x: Tensor, y: Tensor, solutions: Mapping[str, Tensor]) -> Tensor:
+        """What a level over weights or over the simplex maximises or minimises, differentiable in `point` [P] or [K]: a mean."""
+        run = _Run(self, x, y, solutions, moving={level.var: point})
+        value = run.value(level.objective, run.rows(level.mode))
+        return value if isinstance(value, Tensor) else torch.stack(value).mean()
+
+    def equation(self, find: TypedFind, t: Tensor, x: Tensor, y: Tensor, solutions: Mapping[str, Tensor]) -> list[Any]:
+        """What is 0 at the root, per example, at the numbers t [B]."""
+        run = _Run(self, x, y, solutions)
+        return run.values(find.value, replace(run.rows(find.mode), own=(find.var, list(t))))
 
     def level_objective(self, level: TypedLevel, point: Tensor, x: Tensor, y: Tensor, solutions: Mapping[str, Tensor]) -> list[Any]:
         """What a level maximises or minimises, per example, differentiable in `point` [B, *shape].

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -63,7 +63,9 @@ class States:
         self._pending = []
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {f"{'memory' if s.per_example else 'state'}.{s.name}": self.values[s.name] for s in self.declared if s.name in self.values}
+        """Copies: a memory is written in place."""
+        kept = [s for s in self.declared if s.name in self.values]
+        return {f"{'memory' if s.per_example else 'state'}.{s.name}": self.values[s.name].clone() for s in kept}
 
     def names(self) -> set[str]:
         return {f"{'memory' if s.per_example else 'state'}.{s.name}" for s in self.declared}

@@ -128,7 +128,7 @@ class Step(Compiled):
             for level in self._levels:
                 if isinstance(level, BatchLevel):
                     level.put(frame, solutions[level.name].detach())
-            several = [solutions[key].detach() for key in sorted(solutions) if self._several and key.startswith(self._several.name + "#")]
+            several = [solutions[key].detach() for key in self._branches() if key in solutions]
             return self._objective(frame, Solved({}, several), index)
 
     @contextmanager
@@ -197,11 +197,10 @@ class Step(Compiled):
     def _evaluated(self, frame: Frame, solved: Solved) -> tuple[Tensor, list[Any]]:
         """The upper objective once, with the implicit terms of its levels; its averaged terms, then the values of logs and states."""
         assert self.plan.upper is not None
-        variables = []
-        for implicit in self._implicit:
-            key = (implicit.level.name,)
-            frame.points[key] = frame.points[key].detach().requires_grad_()
-            variables.append(frame.points[key])
+        conditions = [i.conditions(frame, self._values_of(i.level, frame, solved)) for i in self._implicit]
+        variables = [frame.points[i.level.name,].detach().requires_grad_() for i in self._implicit]
+        for implicit, variable in zip(self._implicit, variables, strict=True):
+            frame.points[implicit.level.name,] = variable
         values = self._values()
         self._upper.run(frame, values)
         upper = self.plan.upper
@@ -213,9 +212,9 @@ class Step(Compiled):
             total = total + part
         if variables:
             slopes = torch.autograd.grad(total, variables, retain_graph=True, allow_unused=True)
-            for implicit, slope in zip(self._implicit, slopes, strict=True):
-                if slope is not None:
-                    total = total + implicit.term(frame, self._values_of(implicit.level, frame, solved), slope)
+            for implicit, at, slope in zip(self._implicit, conditions, slopes, strict=True):
+                if at is not None and slope is not None:
+                    total = total + implicit.term(at, slope)
         return total, [*parts, *results[count:]]
 
     def _values_of(self, level: LevelRunner, frame: Frame, solved: Solved) -> Values:
@@ -224,19 +223,21 @@ class Step(Compiled):
             return solved.values[level.name]
         values = self._values()
         with torch.no_grad():
-            level.before.run(frame, values)
+            for earlier in self._levels[: self._levels.index(level) + 1]:  # levels share what they compute before their updates
+                earlier.before.run(frame, values)
         return values
 
     def _combined(self, frame: Frame, name: str, several: list[Tensor]) -> tuple[Tensor, list[Any]]:
         """The upper level at every maximiser, combined to the min-norm gradient; what is recorded is the weighted mean."""
-        totals, recorded = [], []
+        totals, rows, recorded = [], [], []
         for point in several:
             frame.points[name,] = point
             total, results = self._evaluated(frame, Solved({}, []))
-            totals.append(total)
+            rows.append(danskin.gradient(total, self.trained))
+            totals.append(total.detach())
             recorded.append([frame.tensor(value).detach() for value in results])
-        loss, weights = danskin.combined(totals, self.trained)
-        return loss, [sum(w * row[n] for w, row in zip(weights, recorded, strict=True)) for n in range(len(recorded[0]))]
+        loss, weights = danskin.combined(totals, rows, self.trained)
+        return loss, [danskin.mean([row[n] for row in recorded], weights) for n in range(len(recorded[0]))]
 
     def class_probabilities(self) -> Tensor | None:
         """The law [K] of the classes that the next batch is drawn from, on the CPU; None without a sampler.

@@ -83,6 +83,7 @@ OPERATIONS: dict[str, Operation] = {
         Operation("sqrt", f"{_ANY} -> same", "v^(1/2)", "elementwise square root; its gradient at 0 is taken as 0", "sqrt(JS(p(x) || p(x')))", low=0.0),
         Operation("relu", f"{_ANY} -> same", "max(v, 0)", "elementwise positive part", "relu(CE(f(x), y) - 0.1)", low=0.0),
         Operation("tanh", f"{_ANY} -> same", "tanh(v)", "elementwise hyperbolic tangent", "tanh(f(x)[y])", low=-1.0, high=1.0),
+        Operation("sin", f"{_ANY} -> same", "sin(v)", "elementwise sine, of an angle in radians", "sin(f(x)[y])", low=-1.0, high=1.0),
         Operation("clip", f"{_ANY}, Number, Number -> same", "min(max(v, lo), hi)", "elementwise clipping; no gradient outside", "clip(x', 0.1, 0.9)"),
         Operation("max", "Number, Number -> same", "max(a, b)", "the larger of two numbers; max(j != y: e) is over classes", "max(CE(f(x), y), CE(f(x'), y))"),
         Operation("min", "Number, Number -> same", "min(a, b)", "the smaller of two numbers; min(j != y: e) is over classes", "min(CE(f(x), y), CE(f(x'), y))"),

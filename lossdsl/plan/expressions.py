@@ -140,9 +140,10 @@ class Emitter:
         return self.emit("reduce_" + op, args, kind or e.kind, e, axes=axes, text=text)
 
     def class_range(self, axis: Axis, mode: str) -> int:
-        """The classes an axis runs over, as a value."""
+        """The classes an axis runs over, as a value; no gradient leaves by it, whatever the conditions around."""
         domain = axis.domain
-        key = (id(domain), f"classes {axis.depth} {mode}", self.gates)
+        key = (id(domain), f"classes {axis.depth} {mode}")
+        outer, self.gates = self.gates, ()
         if key not in self.done and domain.kind == "top":
             self.done[key] = top.choose(self, axis)
         elif key not in self.done:
@@ -151,6 +152,7 @@ class Emitter:
             what = Typed("bound", (), Kind.CLASS, axis=axis)
             self.done[key] = self.emit("class_range", args, Kind.CLASS, what, (domain.kind,), axes, domain.text)
             self.kept.append(what)
+        self.gates = outer
         return self.done[key]
 
 
@@ -172,7 +174,7 @@ def _number(self: Emitter, e: Typed, mode: str) -> int:
 
 def _logits(self: Emitter, e: Typed, mode: str) -> int:
     outer, self.gates = self.gates, ()
-    logits = self.emit("forward", (self.lower(e.args[0], mode),), Kind.LOGITS, e, _which(self, e, mode))
+    logits = self.emit("forward", (self.lower(e.args[0], mode),), e.kind, e, _which(self, e, mode))
     self.gates = outer
     return self.gated(logits, e)
 
@@ -348,7 +350,7 @@ def _draw(self: Emitter, e: Typed, mode: str) -> int:
 
 _RULES = {
     "draw": _draw,
-    "number": _number, "input": _leaf, "label": _leaf, "classes": _leaf, "point": _leaf, "sample": _leaf, "logits": _logits,
+    "number": _number, "input": _leaf, "label": _leaf, "classes": _leaf, "point": _leaf, "sample": _leaf, "logits": _logits, "apply": _logits,
     "state": _leaf, "found": _leaf, "weights": _weights, "grad": _grad, "leaf": _leaf_of, "grad_theta": _grad_theta,
     "prob": _prob, "mode": _mode, "stop": _stop, "mix": _mix, "if": _if, "at": _entry, "log": _log, "CE": _cross_entropy, "reduce": _reduce,
     "nth": _nth, "bound": _bound, "pick": _pick, "fact": _fact, "batch_mean": _batch, "batch_sum": _batch,

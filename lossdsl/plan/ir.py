@@ -127,7 +127,7 @@ class Solve:
         def maybe(value: int | None) -> int | None:
             return None if value is None else int(at(value))
 
-        ends = {"classes": maybe(self.classes), "step": maybe(self.step), "until": maybe(self.until)}
+        ends: dict[str, Any] = {"classes": maybe(self.classes), "step": maybe(self.step), "until": maybe(self.until)}
         return replace(self, center=at(self.center), radius=at(self.radius), **ends)
 
 

@@ -15,7 +15,7 @@ _COMMUTATIVE = frozenset(("add", "mul", "eq", "ne", "and", "or"))
 
 
 def share(plan: Plan) -> Plan:
-    """Merge equal instructions inside each piece of code; draws are never equal."""
+    """Merge equal instructions inside each piece of code; draws are never equal, nor are variables of gradients (see points)."""
     same: dict[int, int] = {}
 
     def change(code: Code, where: str) -> Code:
@@ -55,7 +55,7 @@ def _merged(code: Code, seen: dict[object, int], same: dict[int, int], only_repe
         tainted = not i.repeatable or any(a in unrepeatable for a in args)
         if tainted:
             unrepeatable.add(i.id)
-        if i.op == "draw" or (only_repeatable and tainted):
+        if i.op in ("draw", "leaf") or (only_repeatable and tainted):
             kept.append(i)
             continue
         if key in seen:

@@ -20,15 +20,12 @@ def choose(self: Emitter, axis: Axis) -> int:
     """The classes by descending score, the lower class first at a tie."""
     domain = axis.domain
     assert domain.inner is not None and domain.expr is not None
-    outer, self.gates = self.gates, ()
     among = self.class_range(domain.inner, "eval")
     scores = self.linear(domain.expr, "eval")
     both = {*self.axes(among), *self.axes(scores)} - {domain.inner}
     axes = tuple(sorted({*both, axis}, key=lambda a: (a.depth, a.domain.text)))
     what = Typed("bound", (), Kind.CLASS, domain.expr.span, axis=axis)
-    chosen = self.emit("class_top", (scores, among), Kind.CLASS, what, (domain.size, domain.key), axes, domain.text)
-    self.gates = outer
-    return chosen
+    return self.emit("class_top", (scores, among), Kind.CLASS, what, (domain.size, domain.key), axes, domain.text)
 
 
 def kept_choices(plan: Plan, alone: bool) -> Plan:

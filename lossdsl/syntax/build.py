@@ -116,6 +116,12 @@ class Builder(Transformer):  # type: ignore[type-arg]
 
     def _level(self, meta: Meta, run: str | None, parts: list[Any]) -> t.Level:
         var, index, region, *clauses = parts
+        got = self._clauses(str(var), "level", clauses)
+        sense, objective = got.get("objective", (None, None))
+        return t.Level(str(var), index, region, sense, objective, got.get("by"), got.get("mode"), got.get("through"), run, span=_span(meta))
+
+    def _clauses(self, var: str, what: str, clauses: list[Any]) -> dict[str, Any]:
+        """Clauses by kind; a second one of a kind is an error."""
         got: dict[str, Any] = {}
         second_objective = False
         for kind, value, span in clauses:
@@ -126,10 +132,12 @@ class Builder(Transformer):  # type: ignore[type-arg]
                 continue  # it belongs to that one
             second_objective = kind == "objective"
             name = {"objective": "objectives", "by": "solvers", "mode": "modes", "through": "gradient flows"}[kind]
-            help = "write upper before it if it is the defender's, else keep one of them" if kind == "objective" else "keep one of them"
-            self._error("E007", f"the level of {var} has two {name}", span, help)
-        sense, objective = got.get("objective", (None, None))
-        return t.Level(str(var), index, region, sense, objective, got.get("by"), got.get("mode"), got.get("through"), run, span=_span(meta))
+            help = "keep one of them"
+            if kind == "objective":
+                next_one = "upper before it if it is the defender's" if what == "level" else "player NAME before it if it is another's"
+                help = f"write {next_one}, else keep one of them"
+            self._error("E007", f"the {what} of {var} has two {name}" if what == "level" else f"{what} {var} has two {name}", span, help)
+        return got
 
     def objective(self, meta: Meta, parts: list[Any]) -> tuple[str, Any, Span]:
         return "objective", (parts[0], parts[1]), _span(meta)
@@ -187,6 +195,34 @@ class Builder(Transformer):  # type: ignore[type-arg]
 
     def model(self, meta: Meta, parts: list[Any]) -> t.Model:
         return t.Model(str(parts[0]), parts[1] is not None, span=_span(meta))
+
+    def signature(self, meta: Meta, parts: list[Any]) -> t.Model:
+        name, takes, gives = map(str, parts)
+        return t.Model(name, False, takes, gives, span=_span(meta))
+
+    def formula(self, meta: Meta, parts: list[Any]) -> t.Def:
+        name, *args, value = parts
+        return t.Def(str(name), tuple(map(str, args)), value, model=True, span=_span(meta))
+
+    # games
+    def player(self, meta: Meta, parts: list[Any]) -> t.Player:
+        name, init, region, *clauses = parts
+        got = self._clauses(str(name), "player", clauses)
+        sense, objective = got.get("objective", (None, None))
+        return t.Player(str(name), init, region, sense, objective, got.get("by"), span=_span(meta))
+
+    def solve(self, meta: Meta, parts: list[Any]) -> t.Solve:
+        return t.Solve(_as_call(parts[0]), span=_span(meta))
+
+    def data(self, meta: Meta, parts: list[Any]) -> t.Data:
+        names = tuple(str(p) for p in parts if isinstance(p, Token))
+        return t.Data(names, tuple(p for p in parts if not isinstance(p, Token)), span=_span(meta))
+
+    def row(self, meta: Meta, parts: list[Any]) -> t.Sequence:
+        return t.Sequence(tuple(parts), span=_span(meta))
+
+    def keep(self, meta: Meta, parts: list[Any]) -> t.Keep:
+        return t.Keep(str(parts[0]), _as_call(parts[1]), span=_span(meta))
 
     # expressions
     def number(self, meta: Meta, parts: list[Any]) -> t.Number:

@@ -131,6 +131,8 @@ def _statement(items: list[t.Item], text: str | None) -> list[Line]:
     if isinstance(item, t.Param | t.Let | t.State):
         keyword, mode = _list_keyword(item)
         return [Line(0, [Word(keyword), *_listed([_binding(i) for i in items], 0), *mode], _group(item))]
+    if isinstance(item, t.Player):
+        return [Line(0, _player(item, _usual_order(item) if text is None else _written_order(text, item.span)), "players")]
     return [Line(0, _one_line(item), _group(item))]
 
 
@@ -138,8 +140,10 @@ def _group(item: t.Item) -> str:
     """Statements of one group follow each other without an empty line."""
     if isinstance(item, t.Let) and item.recorded:
         return "log"
-    if isinstance(item, t.Param | t.Input | t.Model | t.Let | t.Def | t.Sample):
+    if isinstance(item, t.Param | t.Input | t.Model | t.Let | t.Def | t.Sample | t.Data):
         return "values"
+    if isinstance(item, t.Player | t.Keep):
+        return "players"
     if isinstance(item, t.Keyword) and item.keyword == "remove":
         return "values"
     return item.keyword if isinstance(item, t.Keyword) else type(item).__name__
@@ -174,7 +178,8 @@ def _one_line(item: t.Item) -> list[Word]:
         return _words(item.keyword, f'"{item.value}"' if item.keyword == "use" else item.value)
     if isinstance(item, t.Def):
         args = _listed([_words(arg) for arg in item.args], 0) if item.args else []
-        head = [*_words("generator" if item.generator else "def", item.name), Word("(", ""), *(_tight(args) if args else [])]
+        keyword = "generator" if item.generator else "model" if item.model else "def"
+        head = [*_words(keyword, item.name), Word("(", ""), *(_tight(args) if args else [])]
         return [*head, Word(")", ""), Word("="), *_expr(item.value, 1)]
     if isinstance(item, t.Sample):
         over = [Word("over", rank=0), *_operand(item.over, _POSTFIX, 1)] if item.over is not None else []
@@ -184,14 +189,43 @@ def _one_line(item: t.Item) -> list[Word]:
         return [Word("train"), *_listed([_argument(option, 1) for option in item.options], 0)]
     if isinstance(item, t.Input):
         return [*_words("input", item.name, "in"), *_expr(item.domain, 1)]
+    if isinstance(item, t.Data):
+        names = [Word("("), *_tight(_listed([_words(name) for name in item.names], 1)), Word(")", "")]
+        return [Word("data"), *names, Word("="), *_listed([_row(row) for row in item.rows], 0)]
+    if isinstance(item, t.Solve):
+        return [Word("solve"), *_solver(item.call)]
+    if isinstance(item, t.Keep):
+        return [*_words("keep", item.name, "in"), *_solver(item.region)]
     assert isinstance(item, t.Model)
+    if item.takes is not None and item.gives is not None:
+        return _words("model", item.name, ":", item.takes, "->", item.gives)
     return _words("model", item.name, *(["frozen"] if item.frozen else []))
 
 
-def _usual_order(item: t.Level | t.Upper) -> list[str]:
-    """The first word of every clause of a level: objective, solver, mode, gradient flow."""
+def _row(row: t.Sequence) -> list[Word]:
+    """One row of `data`: `(1, 2)`."""
+    return [Word("("), *_tight(_listed([_expr(item, 2) for item in row.items], 1)), Word(")", "")]
+
+
+def _player(item: t.Player, order: list[str]) -> list[Word]:
+    """A player on one line where it fits; a longer one breaks before its clauses."""
+    words = _words("player", item.name)
+    if item.init is not None:
+        words += [Word("="), *_expr(item.init, 2)]
+    if item.set is not None:
+        words += [Word("in", rank=1), *_operand(item.set, _POSTFIX, 2)]
+    for word in order:
+        value = _solver(item.optimizer) if word == "by" and item.optimizer else _expr(item.objective, 1) if item.objective else []
+        words += [Word(word, rank=0), *value]
+    return words
+
+
+def _usual_order(item: t.Level | t.Upper | t.Player) -> list[str]:
+    """The first word of every clause of a level or player: objective, solver, mode, gradient flow."""
     if isinstance(item, t.Upper):
         return ["minimize", *("by" for _ in item.optimizers), *(["with"] if item.mode else [])]
+    if isinstance(item, t.Player):
+        return [word for word, clause in ((str(item.sense), item.objective), ("by", item.optimizer)) if clause is not None]
     clauses = {str(item.sense): item.objective, "by": item.solver, "with": item.mode, "through": item.through}
     return [word for word, clause in clauses.items() if clause is not None]
 

@@ -11,7 +11,7 @@ CLAUSE, HANGING, DEEPER = 2, 4, 2
 """Columns by which a clause, the rest of a long line, and the rest of a long part of it are indented."""
 
 _OPERATORS = ("or", "and", "==", "!=", "<=", ">=", "<", ">", "+", "-", "*", "||")
-_TOKEN = re.compile(r"""#[^\n]*|"[^"\n]*"|[A-Za-z_][A-Za-z0-9_]*'*|[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\|\||[=!<>]=|\.\.|\S""")
+_TOKEN = re.compile(r"""#[^\n]*|"[^"\n]*"|[A-Za-z_][A-Za-z0-9_]*'*|[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\|\||->|[=!<>]=|\.\.|\S""")
 
 
 @dataclass

@@ -13,7 +13,7 @@ from lossdsl.source import Source, Span
 KEYWORDS = (
     "recipe", "attack", "generator", "use", "extends", "param", "let", "def", "sample", "lower", "find", "state", "memory", "upper",
     "train", "input", "model", "remove", "maximize", "minimize", "by", "with", "in", "through", "over", "then", "from", "at", "for",
-    "where", "until", "and", "or", "not", "title", "source", "log", "run", "count",
+    "where", "until", "and", "or", "not", "title", "source", "log", "run", "count", "player", "solve", "data", "keep",
 )  # fmt: skip
 RESERVED = KEYWORDS[:34]
 
@@ -50,7 +50,8 @@ _DIGITS_AND_MORE = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[A-Za-z_]|\.[0-9])[A-Za-z0
 _FRIENDLY = {
     "NAME": "a name", "NUMBER": "a number", "STRING": 'a "string"', "LPAR": "(", "RPAR": ")", "LSQB": "[", "RSQB": "]", "LBRACE": "{",
     "RBRACE": "}", "COMMA": ",", "EQUAL": "=", "COLON": ":", "TILDE": "~", "ARGUMENT": "name = value", "$END": "the end of the file",
-    "PLUS": "+", "MINUS": "-", "TIMES": "*", "SLASH": "/", "POWER": "^", "KIND": "recipe or attack", "JOINT": "joint", "FROZEN": "frozen",
+    "PLUS": "+", "MINUS": "-", "TIMES": "*", "SLASH": "/", "POWER": "^", "KIND": "recipe, attack or game",
+    "JOINT": "joint", "FROZEN": "frozen",
 }  # fmt: skip
 
 
@@ -113,8 +114,8 @@ def _too_deep(trouble: Trouble) -> Diagnostic | None:
 
 
 def _not_yet(trouble: Trouble) -> Diagnostic | None:
-    if trouble.found in ("law", "game") and trouble.unclosed is None:
-        help = "recipe and attack are; docs/language.md lists what is planned"
+    if trouble.found == "law" and trouble.unclosed is None:
+        help = "recipe, attack and game are; docs/language.md lists what is planned"
         return Diagnostic("E900", f"{trouble.found} declarations are not supported yet", trouble.span, help=help)
     return None
 
@@ -289,7 +290,7 @@ def _reserved(trouble: Trouble) -> Diagnostic | None:
 def _fitting(trouble: Trouble) -> list[str]:
     """The keywords that could stand here."""
     fits = [k for k in KEYWORDS if k.upper() in trouble.expected or (k == "over" and "__ANON_0" in trouble.expected)]
-    return fits + (["recipe", "attack"] if "KIND" in trouble.expected else [])
+    return fits + (["recipe", "attack", "game"] if "KIND" in trouble.expected else [])
 
 
 def _missing_word(trouble: Trouble) -> Diagnostic | None:
@@ -319,7 +320,7 @@ def _misspelt(trouble: Trouble) -> Diagnostic | None:
 
 
 def _no_header(trouble: Trouble) -> Diagnostic | None:
-    """Statements before any `recipe` or `attack`; the same finding for each of them, so that it is shown once."""
+    """Statements before any `recipe`, `attack` or `game`; the same finding for each of them, so that it is shown once."""
     if "KIND" in trouble.expected and "PARAM" not in trouble.expected and trouble.found in KEYWORDS:
         return Diagnostic("E001", "the file has statements and no recipe", Span(0, 1), help="begin it with: recipe NAME")
     return None

@@ -161,12 +161,13 @@ class Let(Node):
 
 @dataclass(frozen=True)
 class Def(Node):
-    """`def NAME(args) = value`, or `generator psi(p) = value`."""
+    """`def NAME(args) = value`, `generator psi(p) = value`, or (with `model`) `model f(x) = value`."""
 
     name: str
     args: tuple[str, ...]
     value: Expr
     generator: bool = False
+    model: bool = False
 
 
 @dataclass(frozen=True)
@@ -240,8 +241,47 @@ class Input(Node):
 
 @dataclass(frozen=True)
 class Model(Node):
+    """`model NAME [frozen]`, or in a game `model NAME : TAKES -> GIVES`."""
+
     name: str
     frozen: bool = False
+    takes: str | None = None
+    gives: str | None = None
+
+
+@dataclass(frozen=True)
+class Player(Node):
+    """`player NAME = init in SET minimize EXPR by OPTIMIZER`: one side of a game; every part but the name may be missing."""
+
+    name: str
+    init: Expr | None
+    set: Expr | None
+    sense: Literal["maximize", "minimize"] | None
+    objective: Expr | None
+    optimizer: Call | None = None
+
+
+@dataclass(frozen=True)
+class Solve(Node):
+    """`solve SOLVER(...)`: how a game is played."""
+
+    call: Call
+
+
+@dataclass(frozen=True)
+class Data(Node):
+    """`data (a, b) = (1, 2), (3, 4)`: numbers per example, one row for each."""
+
+    names: tuple[str, ...]
+    rows: tuple[Sequence, ...]
+
+
+@dataclass(frozen=True)
+class Keep(Node):
+    """`keep NAME in REGION`: what the weights of a model are held in (`clip(0.01)`, `spectral`)."""
+
+    name: str
+    region: Call
 
 
 @dataclass(frozen=True)
@@ -252,12 +292,12 @@ class Keyword(Node):
     value: str
 
 
-Item = Param | Let | Def | Sample | Level | Find | Upper | State | Train | Input | Model | Keyword
+Item = Param | Let | Def | Sample | Level | Find | Upper | State | Train | Input | Model | Keyword | Player | Solve | Data | Keep
 
 
 @dataclass(frozen=True)
 class Declaration(Node):
-    """`recipe NAME extends BASE` or `attack NAME`, with its items in the order written."""
+    """`recipe NAME extends BASE`, `attack NAME` or `game NAME`, with its items in the order written."""
 
     kind: str
     name: str

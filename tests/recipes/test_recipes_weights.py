@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -34,9 +35,17 @@ def helper(setting: Any, seed: int = 3) -> nn.Module:
     return model
 
 
+def sharper(setting: Any) -> Any:
+    """The same with logits nine times as large: confident enough for a soft margin below 0."""
+    model = setting.copy()
+    with torch.no_grad():
+        list(model.children())[-1].weight.mul_(9)
+    return replace(setting, model=model)
+
+
 def fooling(setting: Any, name: str, right: float = 0.6) -> Tensor:
     """Labels of which most are the model's prediction, so that attacks have something to do; some -1 for mixed data."""
-    predicted = setting.copy().eval()(setting.x).argmax(1)
+    predicted = setting.copy().train(name == "mma")(setting.x).argmax(1)
     mixed = torch.where(torch.arange(len(setting.y)) < right * len(setting.y), predicted, setting.y)
     if name.endswith("_rst"):
         mixed = mixed.clone()
@@ -47,7 +56,9 @@ def fooling(setting: Any, name: str, right: float = 0.6) -> Tensor:
 class Pair:
     """A recipe and its plain version on two copies of one model."""
 
-    def __init__(self, name: str, setting: Any, params: Mapping[str, float] = NO_PARAMS, epoch: int = 1, classes: int | None = None) -> None:
+    def __init__(
+        self, name: str, setting: Any, params: Mapping[str, float] = NO_PARAMS, epoch: int = 1, classes: int | None = None
+    ) -> None:
         self.name, self.setting, self.epoch = name, setting, epoch
         self.ours, self.plain = setting.copy(), setting.copy()
         self.helper = helper(setting) if name == "hat" else None
@@ -126,6 +137,9 @@ def test_a_step_in_float64(name: str, params: dict[str, float], epoch: int, sett
     assert_same_outcome(pair, loss, outcome)
     assert_same_models(pair.ours, pair.plain)
     assert float(loss.detach()) == pytest.approx(sum(float(v) for v in loss.terms.values()), rel=1e-9)
+    pair.ours.load_state_dict(setting.model.state_dict())
+    given = pair.step.objective(setting.x, y, found, index=index)
+    assert float(given.detach()) == pytest.approx(float(loss.detach()), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -175,7 +189,8 @@ def batches(setting: Any, name: str, count: int) -> list[tuple[Tensor, Tensor, T
 def test_three_whole_steps(name: str, build: str, request: pytest.FixtureRequest, draws: Callable[..., Generator]) -> None:
     """Weights, momentum, running statistics, states; the AWP of TRADES switches on after the first of them (epoch 9 to 10)."""
     setting = request.getfixturevalue(build)
-    params = {"cfol": {"rate": 0.3, "eps": 0.1}, "mma": {"hi": 0.3, "least": 0.05}, "fat": {"eps": 0.1, "tau": 1}}.get(name, {})
+    setting = sharper(setting) if name == "mma" else setting
+    params = {"cfol": {"rate": 0.3, "eps": 0.1}, "mma": {"hi": 0.1, "least": 0.05}, "fat": {"eps": 0.1, "tau": 1}}.get(name, {})
     pair = Pair(name, setting, params)
     ours, plain = optimizer(name, pair.ours), optimizer(name, pair.plain)
     for n, (x, y, rows) in enumerate(batches(setting, name, 3)):
@@ -201,7 +216,9 @@ def test_three_whole_steps(name: str, build: str, request: pytest.FixtureRequest
             check_radii(pair)
         if n == 1:
             saved = {key: value.clone() for key, value in pair.step.state_dict().items()}
-            pair.step = lossdsl.compile(RECIPES[name].with_params(**params), pair.ours, num_classes=setting.classes, models=pair.step.models)
+            pair.step = lossdsl.compile(
+                RECIPES[name].with_params(**params), pair.ours, num_classes=setting.classes, models=pair.step.models
+            )
             pair.step.load_state_dict(saved)
 
 
@@ -230,18 +247,20 @@ def check_radii(pair: Pair) -> None:
     memory = pair.step.state_dict()["memory.r"]
     assert {i: float(memory[i]) for i in radii} == pytest.approx(radii, rel=1e-9, abs=1e-12)
     assert all(float(memory[i]) == 0 for i in range(len(memory)) if i not in radii)
+    assert len(set(radii.values())) > 1
 
 
 def test_the_radii_of_mma_cover_every_case(smooth: Any, draws: Callable[..., Generator]) -> None:
     """Right examples with a radius inside, right ones never fooled (the whole interval, no margin term), and wrong ones (0)."""
+    smooth = sharper(smooth)
     y = fooling(smooth, "mma", 0.7)
-    pair = Pair("mma", smooth, {"hi": 0.3, "least": 0.1})
+    pair = Pair("mma", smooth, {"hi": 0.1, "least": 0.1})
     pair.step(smooth.x, y, generator=draws(), index=torch.arange(7)).backward()
     pair.step.after_update()
     radii = pair.step.state_dict()["memory.r"]
     wrong = smooth.copy().eval()(smooth.x).argmax(1) != y
     assert wrong.any() and bool((radii[wrong] == 0).all())
-    never = radii == 1.05 * 0.3
+    never = radii == 1.05 * 0.1
     inside = (radii > 0) & ~never
     assert never.any() and inside.any() and bool((never | inside)[~wrong].all())
 
@@ -319,11 +338,11 @@ def test_examples_without_a_label(name: str, smooth: Any, draws: Callable[..., G
     y, step = fooling(smooth, name), Pair(name, smooth).step
     with pytest.raises(lossdsl.UserError, match="label"):
         step(smooth.x, torch.where(y < 0, -2, y), generator=draws())
+    base = lossdsl.compile({"at_rst": "pgd_at"}.get(name, name.removesuffix("_rst")), smooth.copy(), num_classes=4)
     with pytest.raises(lossdsl.UserError, match="label"):
-        lossdsl.compile(name.removesuffix("_rst"), smooth.copy(), num_classes=4)(smooth.x, y, generator=draws())
-    full = smooth.y
-    base = lossdsl.compile(name.removesuffix("_rst"), smooth.copy(), num_classes=4)(smooth.x, full, generator=draws())
-    assert float(step(smooth.x, full, generator=draws()).detach()) == pytest.approx(float(base.detach()), rel=1e-12)
+        base(smooth.x, y, generator=draws())
+    ours, theirs = (s(smooth.x, smooth.y, generator=draws()) for s in (step, base))
+    assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["trades_rst", "bat_rst"])

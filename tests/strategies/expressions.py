@@ -34,15 +34,35 @@ class Names:
     """Names that stand for 0, 1 or 2: bound by `k in 0..2`."""
     solved: tuple[str, ...] = ()
     """Lower variables with one point."""
+    counted: tuple[str, ...] = ()
+    """Lower variables of which the text may ask how many iterates were right."""
+    named: tuple[str, ...] = ()
+    """Inputs that a gradient can be taken at by name."""
+    models: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    """Variables of levels over weights."""
     batch: bool = True
+    graded: bool = False
+    """Inside a gradient, where no other stands."""
+    bound: bool = False
+    """Inside a binder over classes."""
 
     def inside(self, var: str, relation: str) -> Names:
         """Within a binder; what it shadows is gone, and batch means are not allowed."""
         kept: dict[str, Any] = {k: tuple(t for t in getattr(self, k) if t != var) for k in ("classes", "members", "numbers", "whole", "vectors")}
-        inner = replace(self, **kept, batch=False)
+        inner = replace(self, **kept, batch=False, bound=self.bound or not relation.startswith(" in"))
         if relation.startswith(" in"):
             return replace(inner, numbers=(*inner.numbers, var), whole=(*inner.whole, var))
         return replace(inner, classes=(*inner.classes, var), members=(*inner.members, *([var] if relation == " != y" else [])))
+
+    @property
+    def differentiable(self) -> bool:
+        """May a gradient stand here? (its body cannot speak of the class of a binder around it)"""
+        return not self.graded and not self.bound and bool(self.named)
+
+    def under(self, point: str) -> Names:
+        """Inside the body of a gradient at a point."""
+        return replace(self, points=(*self.points, point), batch=False, graded=True)
 
     def plus(self, **more: str) -> Names:
         """With another text of a kind: plus(points="w'")."""
@@ -55,10 +75,10 @@ LEAVES: dict[str, tuple[str, ...]] = {
         "f({point})[{index}]", "p({point})[{index}]", "log(p({point})[{class}])", "CE(f({point}), {class})", "{number}", "{name}", "{name}",
         "KL(p({point}) || p({point}))", "H(p({point}))", "error(f({point}), {class})", "hinge(f({point}), {class})", "(-{number})",
         "norm({point} - x, {order})", "{vec}[{class}]", "fooled({solved})", "DLR(f({point}), {class})", "M({point})[{class}]",
-        "CE(f({member}), y)",
+        "CE(f({member}), y)", "CE({atweights}({point}), {class})", "survived({counted})", "first_fooled({counted})", "CE({model}({point}), y)",
     ),
-    "logits": ("f({point})", "M({point})"),
-    "full": ("p({point})", "smooth({class}, 0.1)"),
+    "logits": ("f({point})", "M({point})", "{model}({point})", "{atweights}({point})"),
+    "full": ("p({point})", "smooth({class}, 0.1)", "p[{model}]({point})"),
     "prob": ("p({point})", "onehot({class})", "smooth({class}, 0.2)"),
     "vector": ("relu(f({point}))", "(-p({point}))", "log(p({point}))", "(p({point}) - onehot({class}))", "{vec}"),
     "input": ("{point}", "{member}"),
@@ -86,7 +106,11 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "logsumexp({head}: tanh({inner_real}) + f({point})[{bound}])", "sort({head}: {inner_real})[{place}]",
         "softmax({head}: tanh({inner_real}))[{class}]", "{series}({whole_head}: {inner_real})",
         "{series}({whole_head}: {inner_logits}[{bound}] * {bound})", "{binder}({head}: CE(f({inner_member}), {bound}))",
-        "{batched}({real})", "{batched}({real} where {cond})",
+        "{batched}({real})", "{batched}({real} where {cond})", "class_mean({real})[{class}]", "class_sum({real} where {cond})[{index}]",
+        "{binder}({head}: class_mean({real})[{bound}])", "mean({head}: class_mean({real} where {cond})[{bound}])",
+        "softmax({head}: class_mean(tanh({real}))[{bound}] * f({point})[{bound}])[{class}]", "sort({head}: class_sum({real})[{bound}])[{place}]",
+        "logsumexp({head}: tanh(class_mean({real})[{bound}]) + f({point})[{bound}])", "dot(project({input}, linf(x, 0.3)), x)",
+        "norm(project({input}, linf(0, 0.4)), 2)", "D[psi]({full} || {full})", "D[psi]({prob} || {full})",
     ),
     "logits": (
         "f({input})", "({logits} + {logits})", "(tanh({real}) * {logits})", "({logits} - {logits}[{class}])",
@@ -108,7 +132,12 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "input": (
         "({point} + 0.1 * ({input} - {point}))", "clip({input}, 0.1, 0.9)", "(0.5 * {input})", "(tanh({real}) * {point} + 0.1)",
         "if({cond}, {input}, {point})", "stop({input})", "unit({point} + 0.3)", "({point} - {input}^2)", "{member}",
-        "sqrt(abs({point}) + 0.2)", "sign({point} + 0.0137)",
+        "sqrt(abs({point}) + 0.2)", "sign({point} + 0.0137)", "(0.1 * {slope})", "project({input}, linf(x, 0.13))",
+        "interior({point}, linf(x, 0.513))",
+    ),
+    "slope": (
+        "grad({at}: {bodyat} + 0.2 * tanh({inner_real}))", "stop(grad(v = {input}: {bodyv} + 0.2 * tanh({inner_real})))",
+        "grad(v = {input}: {bodyv} * (1.5 + tanh({inner_real})))",
     ),
     "cond": (
         "{real} > {real} + 0.0137", "0.137 < {real} <= 1.893", "({cond} and {cond})", "({cond} or {cond})", "(not {cond})",
@@ -129,9 +158,11 @@ _FIXED = {
     "binder": ("max", "min", "sum"),
     "series": ("sum", "mean", "max", "min"),
     "batched": ("batch_mean", "batch_sum"),
+    "perclass": ("class_mean", "class_sum"),
+    "classwise": ("max", "min", "sum", "mean", "logsumexp"),
 }
 _SLOT = re.compile(r"\{(\w+)\}")
-_NEEDS = {"member}": "family", "{solved}": "solved", "{vec}": "vectors", "{batched}": "batch"}
+_NEEDS = {"member}": "family", "{solved}": "solved", "{vec}": "vectors", "{batched}": "batch", "class_": "batch"}
 TABLE = {"Real": "real", "Logits": "logits", "Prob": "prob", "Vector": "vector", "Input": "input", "Class": "class"}
 
 
@@ -159,6 +190,10 @@ class _Filler:
             inner, known = names.inside(var, relation), {"head": var + relation, "whole_head": var + relation, "bound": var}
         if "{weight}" in template:  # the same text in both places
             known["weight"] = self.text("weight", names, 0)
+        if "grad(" in template:
+            at = self.one(*names.named) if "{at}" in template else "v"
+            inner, known = names.under(at), {"at": at}
+            known["bodyat" if "{at}" in template else "bodyv"] = self.one("CE(f({}), y)", "H(p({}))", "M({})[0]", "norm({} - 1.3, 2)").format(at)
 
         def slot(found: re.Match[str]) -> str:
             word = found.group(1)
@@ -174,23 +209,33 @@ class _Filler:
         if word == "member":
             return f"{names.family}[{self.one(*names.members, 'argmax(j != y: f(x)[j])')}]"
         index = (*names.classes, *names.whole, "0", "1", "2")
-        choices = {"point": names.points, "classname": names.classes, "index": index, "vec": names.vectors, "name": names.numbers}
+        if word == "atweights":
+            return self.one("f{%s}", "f{theta}") % self.one(*names.weights) if "%" in (form := self.one("f{%s}", "f{theta}")) else form
+        choices = {"model": names.models, "counted": names.counted, "point": names.points, "classname": names.classes, "index": index, "vec": names.vectors, "name": names.numbers}
         return self.one(*(choices | {"solved": names.solved} | _FIXED)[word])
 
 
 HEAD = """param lam = 0.7, eps = 0.2
+model g frozen
+model h
+state n0 = 0.4 then 0.9 * n0 + 0.1, cw = 0.3 * ones(K) then cw
+memory mem = 0.2 then 0.5 * mem
 sample eta ~ uniform(linf(0, eps))
 sample u ~ uniform(0.2, 0.8)
 sample s ~ normal(0.5) over batch
 sample q ~ normal(1) over classes
+generator psi(q) = sum(j: q[j]^3) - H(q) + tanh(1 + q[0]^2 * q[1]) * max(2 * q[0], 1)
 def M(v) = f(v) - f(v)[y]
 def gap(a, j) = a - 0.5 * j / K
 """
 """What every random recipe declares."""
-GIVEN = Names(points=("x", "x + eta"), numbers=("K", "lam", "u", "s"), vectors=("q",))
+GIVEN = Names(
+    points=("x", "x + eta"), numbers=("K", "lam", "u", "s", "n0", "mem"), vectors=("q", "cw"), named=("x",), models=("g", "h"),
+)  # fmt: skip
 ALL = Names(
     points=("x", "x + eta", "x'", "x'@1", "x'@0", "mid(0.3)", "w'"), family="z'", classes=("y", "worst"), members=("worst",),
-    numbers=("K", "lam", "u", "s", "a"), vectors=("q",), solved=("x'", "w'"),
+    numbers=("K", "lam", "u", "s", "a", "n0", "mem", "t"), vectors=("q", "cw", "d"), solved=("x'", "w'"), counted=("x'", "w'"),
+    named=("x", "x'", "w'"), models=("g", "h"), weights=("W",),
 )  # fmt: skip
 """The names of `STAGE`."""
 STAGE = (

@@ -84,6 +84,7 @@ KERNELS |= {
     "log": torch.log,
     "relu": torch.relu,
     "tanh": torch.tanh,
+    "sin": torch.sin,
     "abs": torch.abs,
     "sign": lambda v: torch.sign(v.detach()),
     "stop": lambda v: v.detach() if isinstance(v, Tensor) else v,

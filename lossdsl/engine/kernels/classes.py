@@ -85,7 +85,7 @@ def _log_mean(body: Tensor, classes: Tensor, there: Tensor | None = None) -> Ten
     if there is None:
         return log_sum_exp(v) - math.log(v.shape[-1])
     v, some, any_one = _masked(v, there, -math.inf)
-    return torch.where(any_one, log_sum_exp(v) - torch.log(some.sum(-1).clamp_min(1)), 0.0)
+    return torch.where(any_one, log_sum_exp(v) - torch.log(some.sum(-1).clamp_min(1).to(v.dtype)), 0.0)
 
 
 def _sorted(body: Tensor, classes: Tensor, there: Tensor | None = None) -> Tensor:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+from lossdsl.check.scope import Report
 from lossdsl.front import check_source
 from lossdsl.source import Source
 
@@ -41,6 +45,52 @@ def codes_in_the_source() -> set[str]:
 def test_there_are_many_cases_and_every_code_has_one() -> None:
     assert len(CASES) >= 60
     assert codes_in_the_source() == {path.parent.name for path in SINGLE}
+
+
+UNREACHED = {
+    # The grammar has no range where a value stands, and nothing else makes one.
+    ("infer.py", "a range stands in a header or after in"),
+}
+
+
+def places_of_findings() -> dict[tuple[str, int, int], str]:
+    """Every call in the checker that reports a finding: its file and lines, and what it says."""
+    found = {}
+    for path in sorted((ROOT / "lossdsl" / "check").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            named = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in REPORTING
+            if named and "report" in ast.unparse(node.func.value):
+                found[path.name, node.lineno, node.end_lineno or node.lineno] = ast.unparse(node)
+    return found
+
+
+REPORTING = ("error", "warn", "misnamed", "not_yet", "unknown")
+
+
+def test_every_place_that_finds_something_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached: set[tuple[str, int]] = set()
+
+    def noting(report: Callable[..., Any]) -> Callable[..., Any]:
+        def note(self: Report, *args: Any, **options: Any) -> Any:
+            frame = sys._getframe(1)
+            while frame.f_code.co_name in (*REPORTING, "note") and frame.f_back is not None:
+                frame = frame.f_back
+            reached.add((Path(frame.f_code.co_filename).name, frame.f_lineno))
+            return report(self, *args, **options)
+
+        return note
+
+    for name in REPORTING:
+        monkeypatch.setattr(Report, name, noting(getattr(Report, name)))
+    for path in CASES:
+        golden.findings(path)
+    missing = [
+        f"{file}:{first}: {text}"
+        for (file, first, last), text in places_of_findings().items()
+        if not any(name == file and first <= line <= last for name, line in reached)
+        and not any(file == where and said in text for where, said in UNREACHED)
+    ]
+    assert not missing, "add a case to tests/golden/errors:\n" + "\n".join(missing)
 
 
 @pytest.mark.parametrize("path", CASES, ids=NAMES)

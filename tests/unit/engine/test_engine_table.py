@@ -18,6 +18,7 @@ from lossdsl.solve import SETS_TORCH
 from lossdsl.solve.first_order import SOLVERS_TORCH
 
 BEFORE = "lower x' in linf(x, 0.1) maximize CE(f(x'), y) by pgd(steps = 2, step = 0.05, start = x + normal(0.05))\nlet g = x' - x, h = x\n"
+BEFORE += "generator cubes(q) = sum(j: q[j]^3) + log(1 + sum(j: q[j]^2)) generator entropy(q) = 2 - H(q) + q[0]\n"
 WRAPPED = {"Real": "{}", "Const": "{}", "Input": "norm({}, 1)", "Vector": "({})[0]", "Prob": "KL({} || p(x'))"}
 
 EXPRESSIONS = {f"operation {name}": row.example for name, row in OPERATIONS.items()} | {
@@ -55,6 +56,18 @@ EXPRESSIONS = {f"operation {name}": row.example for name, row in OPERATIONS.item
     "log of what is left": "-log(1 - sum(j != y: p(x)[j])) - log(1 - (1 - p(x')[y]))",
     "log of a branch": "-log(if(f(x)[0] > 0, p(x)[y], 0.5))",
     "log of a softmax": "-log(softmax(j: f(x)[j])[0]) - log(softmax(j != y: f(x)[j])[argmax(j != y: f(x)[j])])",
+    "largest class mean": "max(j: class_mean(CE(f(x), y))[j])",
+    "classes without examples": "mean(j: class_mean(CE(f(x), y) where y == 1)[j] * p(x)[j]) + sort(j: class_sum(H(p(x)))[j])[4]",
+    "softmax of class means": "softmax(j: class_mean(CE(f(x), y))[j])[y] * log(softmax(j: 2 * class_mean(CE(f(x), y))[j])[y])",
+    "class means of two kinds": "max(j != y: class_sum(H(p(x)))[j] / class_mean(CE(f(x), y) where y != 0)[j] + f(x)[j])",
+    "class mean under a condition": "if(f(x)[0] > 0, class_mean(CE(f(x), y)), log(p(x)))[1]",
+    "smallest logarithm of a class mean": "min(j: log(class_mean(CE(f(x), y))[j])) + f(x)[argmin(j: class_mean(f(x)[0])[j])]",
+    "best classes": "logsumexp(j in top(2, i != y: f(x)[i] * p(x)[i]): f(x')[j])",
+    "best classes of a class": "max(j: sum(i in top(2, k != j: f(x)[k] * f(x)[j]): f(x')[i] * p(x)[j]))",
+    "Bregman divergence": "D[cubes](p(x) || p(x'))",
+    "Bregman divergence per class": "max(j != y: D[cubes](p(x') || (1 - p(x)[j]) * p(x) + p(x)[j] * p(x')))",
+    "entropy as a generator": "D[entropy](p(x) || p(x'))",
+    "projection of a point per class": "sum(j: norm(project(p(x)[j] * x' + (1 - p(x)[j]) * x, linf(x, 0.01 * H(p(x)))) - x, 2))",
     "log of a stopped sum": "-log(stop(sum(j != y: p(x)[j]))) * H(p(x))",
 } | {f"binder {name}": {"argmax": "f(x')[argmax(j != y: f(x)[j])]", "argmin": "f(x')[argmin(j != y: f(x)[j])]", "softmax": "softmax(j != y: f(x)[j])[0]", "sort": "sort(j != y: f(x)[j])[3]"}.get(name, f"{name}(j != y: f(x)[j] * p(x')[j])") for name in BINDERS} | {
     f"{name} over whole numbers": f"{name}(k in 0..3: (k + 1) * f(x)[k])" for name in ("sum", "mean", "max", "min")
@@ -91,7 +104,8 @@ def test_every_operation_of_every_plan_here_is_compiled_from_the_tables() -> Non
         text = f"recipe r\n{BEFORE}upper minimize CE(f(x), y) + {scalar(name, expression)} {BY}"
         used |= {i.op for code in codes(lossdsl.parse(text).plan) for i in code}
     family = "recipe r\nlower x'[j != y] in linf(x, 0.1) maximize f(x'[j])[j] by linear(start = x)\nlet w = argmax(j != y: f(x'[j])[j])\nupper minimize CE(f(x'[w]), y) by sgd(lr = 0.1)"
-    used |= {i.op for code in codes(lossdsl.parse(family).plan) for i in code}
+    mixed = "recipe r\nupper minimize CE(f(x), smooth(y, 0.1)) by sgd(lr = 0.1)\ntrain epochs = 1, batch = 4, data = mix(labelled, pseudo, fraction = 0.5)"
+    used |= {i.op for text in (family, mixed) for code in codes(lossdsl.parse(text).plan) for i in code}
     dead = {*KERNELS, *COMPARISONS} - used
     assert not dead, f"kernels that no expression reaches: {sorted(dead)}"
 

@@ -94,6 +94,7 @@ EXACT: dict[str, list[float] | float] = {
     "sqrt(f(x')[0])": [0.5**0.5, 1.5**0.5],
     "relu(f(x)[1])": [2, 0],
     "tanh(f(x)[1])": [math.tanh(2), math.tanh(-1)],
+    "sin(f(x)[1] + pi/2)": [math.cos(2), math.cos(-1)],
     "clip(f(x)[1], -0.5, 1.5)": [1.5, -0.5],
     "clip(f(x)[1], 3, 1)": [1, 1],
     "max(f(x)[0], f(x)[1])": [2, 0],
@@ -153,6 +154,34 @@ EXACT: dict[str, list[float] | float] = {
     "sum(j: (f(x) * f(x'))[j])": [-0.5, -1.75],
     "sum(j: (f(x) - f(x)[y])[j])": [-2.5, 2],
     "norm(clip(x, 0, 1), 1)": [2.5, 1],
+    # vectors of the batch: the labels are 1 and 0, class 2 has no example
+    "class_mean(f(x)[1])[0]": [-1, -1],
+    "class_mean(f(x)[1])[y]": [2, -1],
+    "class_mean(f(x)[1])[2]": [0, 0],
+    "class_sum(2)[1]": [2, 2],
+    "class_sum(1 where f(x)[1] > 0)[0]": [0, 0],
+    "max(j: class_mean(f(x)[0] - 5)[j])": [-4, -4],
+    "min(j: class_mean(f(x)[0] + 5)[j])": [5, 5],
+    "mean(j: class_mean(f(x)[1])[j] + 1)": [1.5, 1.5],
+    "sum(j: class_mean(f(x)[1])[j] + 1)": [4, 4],
+    "max(j != y: class_sum(-3)[j])": [-3, -3],
+    "f(x)[argmin(j: class_mean(f(x)[0] + 5)[j])]": [1, 0],
+    "sort(j: class_mean(f(x)[1] - 5)[j])[3]": [0, 0],
+    "sort(j: class_mean(f(x)[1] - 5)[j])[2]": [-6, -6],
+    "softmax(j: class_mean(0)[j])[0]": [0.5, 0.5],
+    "logsumexp(j: class_mean(1)[j])": [1 + LN(2), 1 + LN(2)],
+    "max(j: class_mean(1 where f(x)[1] > 9)[j])": [0, 0],
+    "(zeros(K) + 2 * ones(K))[1]": [2, 2],
+    "known(y)": [1, 1],
+    # classes by score: y is left out
+    "sum(j in top(1, i: f(x)[i]): f(x')[j])": [-1, -0.5],
+    "max(j in top(2, i != y: -f(x)[i]): f(x')[j])": [2, 0.25],
+    "sort(j in top(9, i != y: f(x)[i]): f(x')[j])[2]": [0.5, -0.5],
+    # sets
+    "norm(project(x', linf(x, 0.5)) - x, 1)": [1.5, 1.5],
+    "norm(project(x', l2(0, 1)), 2)": [1, 1],
+    "norm(project(x', l1(0, 1)), 1)": [1, 1],
+    "norm(interior(x', linf(x, 1.5)), 1)": [1, 1],
 }  # fmt: skip
 
 AGAINST_TORCH: dict[str, list[float]] = {

@@ -148,3 +148,112 @@ def constants_above(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
 def everything_wanted(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
     clean, moved = f(x), f(s["x'"])
     return (ce(moved, y) + 5 * kl(clean, moved) * (1 - p(clean)[torch.arange(len(y)), y]) + kl(clean, moved)).mean()
+
+
+# --- gradients as values ---
+
+
+def slope(values: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """The gradient of each example's number, with its graph."""
+    v = at if at.requires_grad else at.clone().requires_grad_()
+    return torch.autograd.grad(values(v).sum(), v, create_graph=True)[0]
+
+
+def squares(g: Tensor) -> Tensor:
+    return (g * g).sum(1)
+
+
+@formula("one_pass_at_a_point")
+def one_pass_at_a_point(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    g = slope(lambda v: ce(f(v), y), x)
+    return (ce(f(x), y) + entropy(f(x)) + ((s["x'"] - x) * g).sum(1) + squares(g)).mean()
+
+
+@formula("two_gradients")
+def two_gradients(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    a, b = slope(lambda v: ce(f(v), y), x), slope(lambda v: entropy(f(v)), x)
+    c = slope(lambda v: ce(f(v), y), s["x'"])
+    return (ce(f(s["x'"]), y) + squares(a - c) + (a * b).sum(1)).mean()
+
+
+@formula("held_constant")
+def held_constant(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    here = f(s["x'"])
+    g = slope(lambda v: kl(here, f(v)) + ce(f(v), y), s["x'"])
+    return (ce(here, y) + squares(g)).mean()
+
+
+@formula("gradient_of_a_gradient")
+def gradient_of_a_gradient(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    inner = squares(slope(lambda u: ce(f(u), y), x)).sqrt()
+    h = slope(lambda v: ce(f(v), y) * inner + (slope(lambda w: entropy(f(w)), v) * v).sum(1), x)
+    return (ce(f(s["x'"]), y) + squares(h)).mean()
+
+
+@formula("modes_apart")
+def modes_apart(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    return (ce(f(x), y) + squares(slope(lambda v: ce(f(v), y), x)) + ce(f(s["x'"]), y)).mean()
+
+
+@formula("inside_a_level")
+def inside_a_level(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    return ce(f(s["x'"]), y).mean()
+
+
+@formula("gradient_at_x")
+def gradient_at_x(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    clean = ce(f(x), y)
+    g = slope(lambda v: ce(f(v), y), x)
+    return (clean + (ce(f(s["x'"]), y) - clean - ((s["x'"] - x) * g).sum(1)).abs()).mean()
+
+
+@formula("gradients")
+def gradients(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    g, h = slope(lambda v: ce(f(v), y), x).detach(), slope(lambda v: ce(f(v), y), s["x'"])
+    return (ce(f(s["x'"]), y) + squares(g - h)).mean()
+
+
+# --- one batch, weights, states ---
+
+
+@formula("four_points")
+def four_points(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    a, b, t = x + s["a"], x + s["b"], s["t"]
+    middle = (1 - t).unsqueeze(1) * a + t.unsqueeze(1) * b
+    error = ce(f(middle), y) - (1 - t) * ce(f(a), y) - t * ce(f(b), y)
+    return (ce(f(s["x'"]), y) + 2 * error**2 + entropy(f(s["x'"]))).mean()
+
+
+def moved(f: nn.Module, w: Tensor) -> Callable[[Tensor], Tensor]:
+    """f at theta + stop(w - theta)."""
+    own = dict(f.named_parameters())
+    parts = torch.split(w, [p.numel() for p in own.values()])
+    at = {n: p + (v.reshape(p.shape) - p).detach() for (n, p), v in zip(own.items(), parts, strict=True)}
+    return lambda v: torch.func.functional_call(f, at, (v,))  # type: ignore[no-any-return]
+
+
+@formula("refuses_to_join")
+def refuses_to_join(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    return (ce(f(x), y) + kl(f(x).detach(), f(s["x'"])) + ce(moved(f, s["w"])(s["x'"]), y)).mean()
+
+
+@formula("family_joined")
+def family_joined(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    count = s["x'"].shape[1]
+    return (ce(f(x), y) + sum(ce(f(s["x'"][:, i]), y) for i in range(count)) / count).mean()
+
+
+@formula("not_asked")
+def not_asked(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    return (ce(f(x), y) + ce(f(s["x'"]), y)).mean()
+
+
+@formula("weights_stay")
+def weights_stay(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    there = moved(f, s["w"])
+    return (ce(there(s["x'"]), y) + kl(f(x), there(s["x'"]))).mean()
+
+
+@formula("next_values")
+def next_values(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    return ce(f(s["x'"]), y).mean()

@@ -1,24 +1,27 @@
-"""Plans against the slow evaluator that never sees a plan: the upper objective and what every lower level maximises."""
+"""Plans before and after each pass, and those of the shipped recipes, against the slow evaluator of the typed recipe."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from golden_plans import SHIPPED, case_recipe, cases, plans, with_plan
 from plan_models import CLASSES, batch, smooth_model
-from torch import Tensor
+from test_plan_values import runnable
+from torch import Tensor, nn
 
 import lossdsl
-import lossdsl.engine.level as level_module
 from lossdsl.engine.reference import Reference
 from lossdsl.front import Recipe
 from lossdsl.plan.ir import Plan
-from lossdsl.solve.base import Problem, value_and_gradient
+from lossdsl.solve import min_norm_weights
+from tests.strategies.oracle import compared, given_states, load_states, others, stages
 
 CASES = cases()
+RECIPES = [lossdsl.load(name) for name in SHIPPED]
+TRAINING = {r.name: r for r in RECIPES if r.kind == "recipe"}
+TRAINING |= {f"{r.name} in epoch 1000": r.at_epoch(1000) for r in TRAINING.values() if r.changes_by_epoch}
 
 
 def name_of(case: Path) -> str:
@@ -29,15 +32,61 @@ def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11, check_dtype=False)
 
 
+class Bench:
+    """A recipe with a plan, compiled beside its reference, with the same states and other models."""
+
+    def __init__(self, recipe: Recipe, plan: Plan) -> None:
+        self.recipe, self.model = recipe, smooth_model()
+        self.x, self.y = batch()
+        models = others(recipe.typed, other_model)
+        self.step = lossdsl.compile(with_plan(recipe, runnable(plan)), self.model, num_classes=CLASSES, models=models)
+        self.reference = Reference(recipe.typed, self.model, CLASSES, models=models)
+        self.states = given_states(recipe.typed, self.x, CLASSES)
+        load_states(self.step, self.states)
+        self.index = torch.arange(len(self.x))
+
+    def solve(self) -> dict[str, Tensor]:
+        return self.step.solve(self.x, self.y, generator=torch.Generator().manual_seed(5), index=self.index)  # type: ignore[no-any-return]
+
+
+def other_model(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, CLASSES)).double()
+
+
 def check_upper(recipe: Recipe, plan: Plan) -> None:
-    model, (x, y) = smooth_model(), batch()
-    step = lossdsl.compile(with_plan(recipe, plan), model, num_classes=CLASSES)
-    solutions = step.solve(x, y, generator=torch.Generator().manual_seed(5))
-    found, expected = step.objective(x, y, solutions), Reference(recipe.typed, model, CLASSES).objective(x, y, solutions)
-    close(found.detach(), expected.detach())
-    parameters = list(model.parameters())
-    for a, b in zip(torch.autograd.grad(found, parameters), torch.autograd.grad(expected, parameters), strict=True):
-        close(a, b)
+    """Loss, logs, parameter gradient and the next values of states. Under danskin: the min-norm combination over its solutions."""
+    bench = Bench(recipe, plan)
+    solutions = bench.solve()
+    found = bench.step.objective(bench.x, bench.y, solutions, index=bench.index)
+    parameters = list(bench.model.parameters())
+    several = [key for key in solutions if "#" in key]
+    branches = [{**solutions, **({key.partition("#")[0]: solutions[key]} if key else {})} for key in several or [""]]
+    values, rows = [], []
+    for branch in branches:
+        values.append(bench.reference.objective(bench.x, bench.y, {**bench.states, **branch}))
+        rows.append([g.flatten() for g in torch.autograd.grad(values[-1], parameters)])
+    weights = torch.ones(1, dtype=torch.float64)
+    if several:
+        flat = torch.stack([torch.cat(row) for row in rows])
+        weights = min_norm_weights(flat @ flat.T)
+    close(found.detach(), sum(w * v.detach() for w, v in zip(weights, values, strict=True)))
+    for n, gradient in enumerate(torch.autograd.grad(found, parameters)):
+        close(gradient.flatten(), sum(w * row[n] for w, row in zip(weights, rows, strict=True)))
+    if not several:
+        check_rest(bench, found, {**bench.states, **solutions})
+
+
+def check_rest(bench: Bench, loss: lossdsl.Loss, solutions: dict[str, Tensor]) -> None:
+    for name, e in bench.recipe.typed.logs:
+        value = bench.reference.value(e, bench.x, bench.y, solutions)
+        close(loss.logs[name], (value if isinstance(value, Tensor) else torch.stack(value).mean()).detach())
+    bench.step.after_update()
+    after = {key.partition(".")[2]: value for key, value in bench.step.state_dict().items() if not key.startswith("previous")}
+    for state in bench.recipe.typed.states:
+        value = bench.reference.updates(bench.x, bench.y, solutions)[state.name]
+        rows = value if isinstance(value, Tensor) else torch.stack(value) if state.per_example else value[0]
+        close(after[state.name], rows.detach())
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
@@ -46,43 +95,29 @@ def test_the_upper_objective_before_and_after_the_pass(case: Path) -> None:
         check_upper(case_recipe(case), plan)
 
 
-@pytest.mark.parametrize("name", [name for name in SHIPPED if lossdsl.load(name).kind == "recipe"])
+@pytest.mark.parametrize("name", TRAINING)
 def test_the_upper_objective_of_a_shipped_recipe(name: str) -> None:
-    recipe = lossdsl.load(name)
-    check_upper(recipe, recipe.plan)
+    check_upper(TRAINING[name], TRAINING[name].plan)
 
 
-def compared_levels(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, plan: Plan) -> list[str]:
-    """Solve the levels of a plan, each compared at its start with the reference; the names of the levels."""
-    model, (x, y) = smooth_model(), batch()
-    step = lossdsl.compile(with_plan(recipe, plan), model, num_classes=CLASSES)
-    reference, solve, seen = Reference(recipe.typed, model, CLASSES), level_module.solve, []
-    known = {
-        k: v for k, v in step.solve(x, y, generator=torch.Generator().manual_seed(5)).items() if k in {s.name for s in recipe.typed.samples}
-    }
-
-    def compared(problem: Problem, *args: Any, **options: Any) -> Any:
-        level = recipe.typed.levels[len(seen)]
-        seen.append(level.var)
-        value, gradient = value_and_gradient(problem, start := problem.start())
-        leaf = (start if level.axis is None else start.unflatten(0, (len(y), -1))).clone().requires_grad_()
-        rows = reference.level_objective(level, leaf, x, y, known)
-        expected = torch.stack(rows if level.axis is None else [v for row in rows for v in row])
-        expected = expected if level.sense == "maximize" else -expected
-        close(value, expected.detach())
-        close(gradient, torch.autograd.grad(expected.sum(), leaf)[0].reshape(gradient.shape))
-        solution = solve(problem, *args, **options)
-        known[level.var] = solution.point.reshape(leaf.shape)
-        return solution
-
-    with monkeypatch.context() as patch:
-        patch.setattr(level_module, "solve", compared)
-        step.solve(x, y, generator=torch.Generator().manual_seed(5))
-    return seen
+def compared_levels(recipe: Recipe, plan: Plan) -> list[str]:
+    """Solve the levels of a plan, each compared with the reference; their names."""
+    bench = Bench(recipe, plan)
+    samples = {s.name for s in recipe.typed.samples}
+    known = {**bench.states, **{k: v for k, v in bench.solve().items() if k in samples}}
+    with compared(bench.reference, bench.x, bench.y, known, close) as seen:
+        bench.solve()
+    return list(dict.fromkeys(seen))
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_what_a_lower_level_maximises_before_and_after_the_pass(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_lower_level_maximises_before_and_after_the_pass(case: Path) -> None:
     recipe = case_recipe(case)
     for plan in plans(case):
-        assert compared_levels(monkeypatch, recipe, plan) == [level.var for level in recipe.typed.levels] != []
+        assert compared_levels(recipe, plan) == [stage.var for stage in stages(recipe.typed)] != []
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_what_the_lower_levels_of_a_shipped_recipe_maximise(name: str) -> None:
+    recipe = TRAINING[name]
+    assert compared_levels(recipe, recipe.plan) == [stage.var for stage in stages(recipe.typed)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,22 @@ def test_ctrl_c_in_a_sampled_run(tmp_path: Path) -> None:
         assert ("drawn" in parts) == (calls == 3)
         assert train(request).status == "finished"
         assert_same(outcome(tmp_path / "whole"), outcome(tmp_path / str(calls)))
+
+
+def test_stopped_wherever_the_run_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a batch, between its replays, in the validation: the n-th time the run asks whether to stop, it is told to."""
+    options = focused(epochs=1, batch=64, replays=2)
+    train(make_request(tmp_path / "whole", **options))
+    whole, number, status = outcome(tmp_path / "whole"), 0, "interrupted"
+    while status == "interrupted":
+        number += 1
+        asked = iter(range(1, 100))
+        with monkeypatch.context() as patch:
+            patch.setattr("lossdsl.run.train.stop_request", lambda n=number, asked=asked: nullcontext(lambda: next(asked) == n))
+            status = train(make_request(tmp_path / str(number), **options)).status
+        assert train(make_request(tmp_path / str(number), **options, resume=True)).status in ("finished", "already finished")
+        assert_same(whole, outcome(tmp_path / str(number)))
+    assert number == 2 * 2 + 3 + 1  # four updates, the validation and two tests of a batch each, and then no question is left
 
 
 def test_a_class_without_examples_stops_the_run(tmp_path: Path) -> None:

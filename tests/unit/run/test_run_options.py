@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from run_fakes import FakeAttack, FakeRecipe, FakeStep, assert_same, check_cuts, compile_attack, make_request, outcome, tiny_data
 from torch import Tensor, nn
 
+from lossdsl.arguments import chosen_recipe
+from lossdsl.cli import parse_arguments
 from lossdsl.diagnostics import UserError
 from lossdsl.lang.specs import Cyclic, OptimizerSpec, TrainOptions, UpperAdamOptions, UpperSgdOptions
 from lossdsl.run import metrics
@@ -21,6 +24,7 @@ from lossdsl.run.evaluate import EvaluateRequest, evaluate
 from lossdsl.run.models import ModelInput, build_model
 from lossdsl.run.optim import build_stepper
 from lossdsl.run.train import train
+from lossdsl.run_commands import parse_binds
 
 MODEL = "run_fakes:DropoutNet"
 
@@ -143,6 +147,17 @@ def test_the_average_is_what_is_validated_tested_and_evaluated(tmp_path: Path) -
         assert again.robust is not None and again.robust.right == report.robust.right
 
 
+def test_the_average_is_what_is_attacked(tmp_path: Path) -> None:
+    attacked = {}
+
+    def watched(name: str, overrides: Any, model: nn.Module, classes: int, device: Any) -> Any:
+        attacked[name] = model
+        return compile_attack(name, overrides, model, classes, device)
+
+    step = record(tmp_path / "run", recipe=recipe(epochs=1, ema=0.5), compile_attack=watched)
+    assert attacked["pgd10"] is attacked["pgd20"] is not step.model
+
+
 def test_ema_resumes_exactly(tmp_path: Path) -> None:
     check_cuts(tmp_path, 2, recipe=recipe(epochs=3, ema=0.8, augment="crop_flip"), model=MODEL)
 
@@ -236,3 +251,14 @@ def test_ctrl_c_in_the_final_test_keeps_the_last_checkpoint(tmp_path: Path, ema:
     assert all(torch.equal(value, whole[name]) for name, value in read_checkpoint(tmp_path / "cut" / "last.safetensors").tensors.items())
     assert train(request).status == "finished"
     assert outcome(tmp_path / "whole")["result"] == outcome(tmp_path / "cut")["result"]
+
+
+def test_every_command_of_the_training_page_can_be_read() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line) for line in page.splitlines() if line.startswith("    lossdsl ")]
+    assert len(commands) > 5
+    for command in commands:
+        arguments = parse_arguments(command[1:])
+        parse_binds(arguments.bind)
+        if not arguments.recipe.endswith(".loss"):
+            chosen_recipe(arguments)

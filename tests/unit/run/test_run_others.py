@@ -18,6 +18,7 @@ from lossdsl.diagnostics import UserError
 from lossdsl.lang.specs import Cyclic, OptimizerSpec, TrainOptions, UpperAdamOptions, UpperSgdOptions
 from lossdsl.run.checkpoint import read_checkpoint
 from lossdsl.run.data import from_tensors
+from lossdsl.run.others import Other
 from lossdsl.run.stored import open_run
 from lossdsl.run.train import train
 from lossdsl.run_commands import parse_binds
@@ -117,6 +118,20 @@ def test_other_models_do_not_change_the_first_weights_of_f(tmp_path: Path, helpe
     assert not torch.equal(first["one"]["network.0.weight"], first["one", "f"]["network.0.weight"])
 
 
+def test_fresh_weights_depend_on_seed_and_name_alone(helper: Path) -> None:
+    """And building any other model leaves the global generators, from which dropout draws, as they are."""
+    cpu, data = torch.device("cpu"), tiny_data()
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = [Other(name, "smallcnn").build(data, seed, cpu, torch.float32) for name, seed in (("h", 0), ("h", 0), ("k", 0), ("h", 1))]
+    frozen = Other("g", MODEL, open_run(str(helper))).build(data, 0, cpu, torch.float64)
+    assert torch.equal(before, torch.get_rng_state())
+    weights = [model.state_dict()["network.0.weight"] for model in first]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[3])
+    assert frozen.state_dict()["0.weight"].dtype == torch.float64
+
+
 def test_a_trained_model_joins_the_optimizer_or_has_its_own(tmp_path: Path) -> None:
     sgd = OptimizerSpec("sgd", UpperSgdOptions(lr=0.2))
     groups = {}
@@ -155,9 +170,12 @@ def test_each_optimizer_scales_its_own_gradient(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("own", [{}, {"h": ADAM}], ids=["joint", "own"])
 def test_runs_with_other_models_resume_exactly(tmp_path: Path, helper: Path, own: dict[str, OptimizerSpec]) -> None:
-    check_cuts(
+    found = check_cuts(
         tmp_path, 2, **team({"g": True, "h": False}, optimizers=own, model=MODEL, binds={"g": str(helper), "h": "smallcnn"}, optimizer=ADAM)
     )
+    for name in ("last", "best"):
+        models = {key.partition("/")[0] for key in found[name][0] if key.startswith("model")}
+        assert models == {"model", "model.h"}  # the weights of a frozen model are those of its own run
 
 
 def test_a_frozen_model_may_move_but_not_change(tmp_path: Path, helper: Path) -> None:
