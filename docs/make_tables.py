@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lossdsl.lang.ops import BINDERS, FACTS_OF_A_LEVEL, NOT_YET, OPERATIONS
+from lossdsl.lang.ops import BINDERS, OPERATIONS
 from lossdsl.lang.specs import OPTIMIZERS, SCHEDULES, SETS, SOLVERS, TrainOptions
 
 PAGE = Path(__file__).with_name("language.md")
@@ -43,7 +43,9 @@ def solvers() -> str:
 
 
 def sets() -> str:
-    return _table(("set", "points v"), [(f"`{r.name}({', '.join(r.args)})`", r.about) for r in SETS.values() if r.over == "input"])
+    over = {"input": "inputs", "weights": "weights", "classes": "class weights"}
+    rows = [(f"`{r.name}({', '.join(r.args)})`", over[r.over] + (", weights" if r.name == "l2" else ""), r.about) for r in SETS.values()]
+    return _table(("set", "of", "points v"), rows)
 
 
 def optimizers() -> str:
@@ -59,16 +61,8 @@ def training() -> str:
     return "`" + _defaults(TrainOptions).replace("PydanticUndefined", "constant") + "`"
 
 
-def not_yet() -> str:
-    return (
-        "\n".join(f"- `{n}`: {a}" for n, a in NOT_YET.items())
-        + "\n"
-        + "\n".join(f"- `{n}`: {a}" for n, a in FACTS_OF_A_LEVEL.items() if n != "fooled")
-    )
-
-
 SECTIONS: dict[str, Callable[[], str]] = {
-    f.__name__: f for f in (operations, binders, solvers, sets, optimizers, schedules, training, not_yet)
+    f.__name__: f for f in (operations, binders, solvers, sets, optimizers, schedules, training)
 }
 
 

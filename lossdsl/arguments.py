@@ -81,7 +81,8 @@ def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
     """The recipe of a command, with its --set, --by and --train."""
     recipe = parse_recipe(standard_input().text, "<stdin>") if arguments.recipe == "-" else load(arguments.recipe)
     recipe = recipe.with_params(**parse_settings(arguments.set))
-    return recipe.with_clauses(by=arguments.by, train=arguments.train) if arguments.by or arguments.train else recipe
+    options = ", ".join(arguments.train) or None
+    return recipe.with_clauses(by=arguments.by, train=options) if arguments.by or options else recipe
 
 
 def add_set(parser: Parser) -> None:
@@ -92,4 +93,6 @@ def add_recipe(parser: Parser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="the name of a shipped recipe or attack, a .loss file, or - for standard input")
     add_set(parser)
     parser.add_argument("--by", metavar="OPTIMIZER", help="another optimizer of the upper level: --by 'adam(lr = 1e-3)'")
-    parser.add_argument("--train", metavar="OPTIONS", help="other options of train: --train 'epochs = 30, schedule = cosine'")
+    parser.add_argument(
+        "--train", metavar="OPTIONS", action="append", default=[], help="other options of train: --train 'epochs = 30, schedule = cosine'"
+    )

@@ -1,6 +1,7 @@
 """The command line. Each command imports what it needs inside its own function, so that only train, evaluate and plot load torch.
 
-Exit codes: 0 all is well; 1 `check` has findings or `fmt --check` a file to change; 2 wrong usage, input or environment; 130 interrupted.
+Exit codes: 0 all is well; 1 `check` has findings, `fmt --check` a file to change or `diff` a difference; 2 wrong usage, input or
+environment; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import argparse
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from lossdsl import __version__, run_commands
+from lossdsl import __version__, play_commands, run_commands
 from lossdsl.arguments import (
     BROKEN_PIPE,
     FINDINGS,
@@ -29,9 +31,9 @@ from lossdsl.arguments import (
     parse_settings,
     standard_input,
 )
-from lossdsl.assets import attack_paths, recipe_paths
+from lossdsl.assets import attack_paths, game_paths, recipe_paths
 from lossdsl.diagnostics import Diagnostic, LossdslError, RecipeError, UserError, did_you_mean
-from lossdsl.front import CheckedFile, check_source, load, read_source
+from lossdsl.front import CheckedFile, check_source, load, parse_recipe, read_source
 from lossdsl.render import render_json, render_summary, render_text
 from lossdsl.source import Source
 from lossdsl.syntax import tree as t
@@ -53,7 +55,7 @@ def _source(name: str) -> Source:
     """A file, a shipped recipe by name, or standard input. An existing file goes before a recipe of its name."""
     if name == "-":
         return standard_input()
-    shipped = {**attack_paths(), **recipe_paths()}
+    shipped = {**attack_paths(), **game_paths(), **recipe_paths()}
     if Path(name).exists() or name.endswith(".loss") or os.sep in name:
         return read_source(Path(name))
     if name in shipped:
@@ -187,21 +189,46 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 def _list_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="everything about each, for programs")
-    parser.add_argument("--attacks", action="store_true", help="attack suites instead of recipes")
+    parser.add_argument("--attacks", action="store_true", help="attack suites instead of recipes and games")
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    """What is shipped, one line each."""
-    from lossdsl.explain import describe
+    """What is shipped, one line each: its name, the methods it is, title and source."""
+    from lossdsl.catalog import describe
 
-    rows = [describe(load(name), path) for name, path in (attack_paths() if arguments.attacks else recipe_paths()).items()]
+    paths = attack_paths() if arguments.attacks else {**recipe_paths(), **game_paths()}
+    rows = [describe(load(name), path) for name, path in paths.items()]
     if arguments.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return OK
-    widths = [max((len(row[key]) for row in rows), default=0) for key in ("name", "title")]
-    for row in rows:
-        print(f"{row['name']:<{widths[0]}}  {row['title']:<{widths[1]}}  {row['source']}".rstrip())
+    table = [(row["name"], ", ".join(row["method"]) or "-", row["title"], row["source"]) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
     return OK
+
+
+# --- diff -------------------------------------------------------------------------------------------------------------
+
+
+def _diff_arguments(parser: Parser) -> None:
+    for name in ("old", "new"):
+        parser.add_argument(name, metavar=name.upper(), help="a recipe, attack or game by name, a .loss file, or - for standard input")
+    parser.add_argument("--json", action="store_true", help="every difference as data")
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    """What the second recipe has otherwise than the first; 1 if there is anything."""
+    from lossdsl.compare.difference import compare
+
+    names = arguments.old, arguments.new
+    if names == ("-", "-"):
+        raise UserError("standard input can be read once", where="diff", fix="give one of the two as a file")
+    old, new = (parse_recipe(standard_input().text, "<stdin>") if name == "-" else load(name) for name in names)
+    found = compare(old, new)
+    width = shutil.get_terminal_size((120, 24)).columns
+    print(json.dumps(found.as_json(), indent=2, ensure_ascii=False) if arguments.json else found.as_text(width))
+    return FINDINGS if found.differences else OK
 
 
 # --- the door --------------------------------------------------------------------------------------------------------
@@ -211,9 +238,11 @@ COMMANDS: dict[str, Command] = {
     "fmt": Command("rewrite recipe files in canonical layout", _fmt_arguments, _fmt),
     "plan": Command("print every computation of a training step and its cost", add_recipe, _plan),
     "explain": Command("print a recipe with every default spelled out", add_recipe, _explain),
-    "list": Command("list the shipped recipes", _list_arguments, _list),
+    "diff": Command("show what differs between two recipes, term by term", _diff_arguments, _diff),
+    "list": Command("list the shipped recipes and games", _list_arguments, _list),
     "train": Command("train a model by a recipe", run_commands.train_arguments, run_commands.run_train),
     "evaluate": Command("measure a trained model under an attack suite", run_commands.evaluate_arguments, run_commands.run_evaluate),
+    "play": Command("play a game and draw its trajectories", play_commands.play_arguments, play_commands.run_play),
     "plot": Command("draw the accuracy of runs over their epochs", run_commands.plot_arguments, run_commands.run_plot),
 }
 

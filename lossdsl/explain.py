@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from lossdsl.check.typed import TypedFind, TypedLevel, TypedSet, number_text, show, walk
+from lossdsl.explain_game import explain_game
 from lossdsl.lang.ops import OPERATIONS
 from lossdsl.lang.specs import OPTIMIZERS, SETS, SOLVERS
 from lossdsl.lang.types import Kind
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 DEFAULT = "  (default)"
 _WIDTH = 11
-_METHOD = re.compile(r"#\s*(?:method:\s*)?(T[0-9]+)\b")
 _COUNTS = {
     "worst": "an example is broken if any run breaks it; later runs get only the others",
     "best_loss": "accuracy at the point of the largest objective over all runs",
@@ -31,21 +29,12 @@ _COUNTS = {
 
 def explain(recipe: Recipe) -> str:
     """The recipe as a reader needs it: values of params, sets, solvers, modes, gradient flow, reductions, training, formulas."""
+    if recipe.kind == "game":
+        return explain_game(recipe)
     sections = [_header(recipe), _params(recipe), _input(recipe), _models(recipe), _samples(recipe), _states(recipe)]
     sections += [_find(stage) if isinstance(stage, TypedFind) else _level(recipe, stage) for stage in recipe.typed.stages]
     sections += [_upper(recipe), _logs(recipe), _train(recipe), _count(recipe), _formulas(recipe)]
     return "\n\n".join("\n".join(section) for section in sections if section)
-
-
-def describe(recipe: Recipe, path: Path) -> dict[str, Any]:
-    """What `lossdsl list` tells of a file. `method`: the number in its first comment ("# T6: ..."); `lines`: without comments."""
-    lines = [line.strip() for line in recipe.source.text.splitlines()]
-    method = _METHOD.match(next((line for line in lines if line.startswith("#")), ""))
-    return {
-        "name": recipe.name, "title": recipe.title, "source": recipe.source_note, "method": method[1] if method else None,
-        "file": str(path),
-        "lines": sum(bool(line) and not line.startswith("#") for line in lines), "params": recipe.params,
-    }  # fmt: skip
 
 
 def _row(name: str, text: str, default: bool = False) -> str:

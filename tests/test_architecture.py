@@ -37,8 +37,12 @@ TABLE: dict[str, tuple[str, ...]] = {
         "lossdsl.plan",
         "lossdsl.explain",
     ),
+    "lossdsl.explain_game": ("lossdsl.check.typed", "lossdsl.check.game_typed", "lossdsl.lang"),
     # Reads a checked recipe and the tables; the expressions it quotes are laid out by syntax.format.
-    "lossdsl.explain": ("lossdsl.check.typed", "lossdsl.lang", "lossdsl.syntax.tree", "lossdsl.syntax.format"),
+    "lossdsl.explain": ("lossdsl.explain_game", "lossdsl.check.typed", "lossdsl.lang", "lossdsl.syntax.tree", "lossdsl.syntax.format"),
+    # Reads the syntax trees of checked recipes, so that params keep their names.
+    "lossdsl.compare": ("lossdsl.diagnostics", "lossdsl.lang", "lossdsl.syntax.tree", "lossdsl.syntax.format"),
+    "lossdsl.catalog": (),
     # --- torch line: nothing above imports torch ---
     "lossdsl.solve": ("lossdsl.lang.specs", "lossdsl.diagnostics"),
     # front and assets: engine.api compiles suites by name, and a training step its recipe of a later epoch.
@@ -53,10 +57,25 @@ TABLE: dict[str, tuple[str, ...]] = {
         "lossdsl.front",
     ),
     "lossdsl.run": ("lossdsl.source", "lossdsl.diagnostics", "lossdsl.lang", "lossdsl.engine", "lossdsl.front", "lossdsl.solve"),
+    # Games of numbers and vectors, and of models; their closures are the engine's.
+    "lossdsl.games": (
+        "lossdsl.source",
+        "lossdsl.diagnostics",
+        "lossdsl.lang",
+        "lossdsl.check.typed",
+        "lossdsl.check.game_typed",
+        "lossdsl.syntax.tree",
+        "lossdsl.plan",
+        "lossdsl.front",
+        "lossdsl.solve",
+        "lossdsl.engine",
+        "lossdsl.run",
+    ),
     "lossdsl.laws": ("lossdsl",),
     # --- the doors ---
     "lossdsl.arguments": ("lossdsl.source", "lossdsl.diagnostics", "lossdsl.front"),
     "lossdsl.run_commands": ("lossdsl",),
+    "lossdsl.play_commands": ("lossdsl",),
     "lossdsl.cli": ("lossdsl",),
     "lossdsl.__main__": ("lossdsl.cli",),
     "lossdsl": (),
@@ -78,8 +97,12 @@ WITHOUT_TORCH = (
     "lossdsl.plan",
     "lossdsl.front",
     "lossdsl.explain",
+    "lossdsl.explain_game",
+    "lossdsl.compare",
+    "lossdsl.catalog",
     "lossdsl.arguments",
     "lossdsl.run_commands",
+    "lossdsl.play_commands",
     "lossdsl.cli",
     "lossdsl.__main__",
     "lossdsl",
@@ -246,7 +269,16 @@ def test_every_imported_package_is_a_declared_dependency() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["check", "recipes/trades.loss"], ["plan", "trades"], ["explain", "trades"], ["list"], ["--help"], ["train", "--help"]]
+    "command",
+    [
+        ["check", "recipes/trades.loss"],
+        ["plan", "trades"],
+        ["explain", "trades"],
+        ["list"],
+        ["diff", "trades", "trades"],
+        ["--help"],
+        ["train", "--help"],
+    ],
 )
 def test_commands_that_do_not_compute_load_no_torch(command: list[str]) -> None:
     code = (

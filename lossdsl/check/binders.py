@@ -9,7 +9,7 @@ from lossdsl.check import build
 from lossdsl.check.gradients import infer_gradient
 from lossdsl.check.scope import LevelName, Scope, Value, is_error
 from lossdsl.check.top import infer_top
-from lossdsl.check.typed import Axis, Domain, Typed, number_text
+from lossdsl.check.typed import Axis, Domain, Typed, number_text, walk
 from lossdsl.diagnostics import did_you_mean
 from lossdsl.lang.ops import BINDERS, OPERATIONS
 from lossdsl.lang.types import CLASSES, DESCRIPTION, SCALARS, Kind
@@ -45,6 +45,8 @@ def infer_binder(self: Inference, e: t.Binder, scope: Scope, at: Context) -> Typ
         return body
     kind = {"argmax": Kind.CLASS, "argmin": Kind.CLASS, "softmax": Kind.VECTOR, "sort": Kind.VECTOR}.get(e.func, Kind.REAL)
     low, high = (0.0, 1.0) if e.func == "softmax" else (body.low, body.high) if e.func in ("max", "min", "mean", "sort") else (-inf, inf)
+    if e.func != "softmax" and any(part.op in ("class_mean", "class_sum") for part in walk(body)):
+        low, high = min(low, 0.0), max(high, 0.0)  # 0 where no class has an example
     if e.func == "sum" and body.low >= 0:
         low = 0.0
     outer = (body.depends | domain.depends) - {f"@{axis.depth}"}

@@ -293,7 +293,7 @@ class GameChecker(Checker):
             self.report.error("E020", f"ppm plays without sets, and {constrained.name} has one", constrained.span, "use extragradient")
         free = next((m for m in self.inference.models if m not in {p.name for p in self.players}), None)
         if free is not None:
-            self.report.error("E035", f"the model {free} is nobody", self.places[free], f"add: player {free} minimize EXPR")
+            self.report.error("E035", f"the model {free} is no player", self.places[free], f"add: player {free} minimize EXPR")
 
     def _own_optimizers(self) -> None:
         """Where players take turns each has an optimizer, and nowhere else."""

@@ -23,6 +23,7 @@ PLAIN = frozenset(
 MEANS = frozenset(("batch_mean", "batch_sum"))
 SIGNATURE = {"Input": Kind.INPUT, "Latent": Kind.VECTOR, "Real": Kind.REAL}
 """The types in `model h : Latent -> Input`; a Latent is a vector of numbers drawn by sample."""
+_WHAT = {Kind.VECTOR: "a vector of numbers", Kind.REAL: "a number", Kind.CONST: "a number"}
 _BOUND = " of grad"
 
 
@@ -81,7 +82,7 @@ class GameInference(Inference):
         if args is None:
             return Typed("?", (), Kind.CONST, e.span)
         if len(args) != 1 or args[0].kind is not SIGNATURE[takes]:
-            got = f"{len(args)} arguments" if len(args) != 1 else DESCRIPTION[args[0].kind]
+            got = f"{len(args)} arguments" if len(args) != 1 else _WHAT.get(args[0].kind) or DESCRIPTION[args[0].kind]
             return self.report.error(
                 "E013", f"{name} takes one {takes} and got {got}", e.span, f"it is declared {name} : {takes} -> {gives}"
             )
@@ -111,7 +112,7 @@ class GameInference(Inference):
         if is_error(base):
             return base
         if e.bracket == "{" or base.kind is not Kind.VECTOR:
-            what = DESCRIPTION[base.kind] if base.kind is not Kind.REAL else "a number"
+            what = _WHAT.get(base.kind) or DESCRIPTION[base.kind]
             return self.report.error(
                 "E025", f"only vectors have entries in a game, and this is {what}", e.base.span, "write u[0] with u = [1, 0]"
             )

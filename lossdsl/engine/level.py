@@ -212,7 +212,7 @@ class LevelRunner:
 def _mapped(solution: Solution, change: Callable[[Tensor], Tensor]) -> Solution:
     """The solution with every tensor changed."""
     values = {name: getattr(solution, name) for name in ("point", "objective", "run", "survived", "first_fooled")}
-    changed = {name: None if value is None else change(value) for name, value in values.items()}
+    changed: dict[str, Any] = {name: None if value is None else change(value) for name, value in values.items()}
     return replace(solution, iterates={k: change(t) for k, t in solution.iterates.items()}, **changed)
 
 
@@ -221,4 +221,5 @@ def _joined(parts: list[Solution]) -> Solution:
     names = ("point", "objective", "run", "survived", "first_fooled")
     found = {name: [value for p in parts if (value := getattr(p, name)) is not None] for name in names}
     iterates = {k: torch.cat([p.iterates[k] for p in parts]) for k in parts[0].iterates}
-    return replace(parts[0], iterates=iterates, **{name: torch.cat(v) if v else None for name, v in found.items()})
+    whole: dict[str, Any] = {name: torch.cat(v) if v else None for name, v in found.items()}
+    return replace(parts[0], iterates=iterates, **whole)

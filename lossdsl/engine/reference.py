@@ -214,7 +214,7 @@ CORE: dict[str, Callable[[_Run, Typed, Rows], Value]] = {
     "smooth": _onehot,
     "CE": _ce,
     "log": reference_batch.logarithm,
-    "known": lambda run, e, rows: [number(run.y[n] >= 0) for n in rows.examples],
+    "known": lambda run, e, rows: [number(float(run.y[n] >= 0)) for n in rows.examples],
     "zeros": lambda run, e, rows: [torch.zeros(run.reference.num_classes, dtype=torch.float64)] * len(rows.examples),
     "ones": lambda run, e, rows: [torch.ones(run.reference.num_classes, dtype=torch.float64)] * len(rows.examples),
     "class_mean": reference_batch.class_vector,

@@ -108,7 +108,7 @@ def _lost_inside(run: _Run, e: Typed, rows: Rows) -> list[bool]:
     return [any(row) for row in zip(*parts, strict=True)] if parts else [False] * len(rows.examples)
 
 
-def or_nothing(run: _Run, e: Typed, rows: Rows, found: list[Any]) -> list[Any]:
+def or_nothing(run: _Run, e: Typed, rows: Rows, found: Any) -> list[Any]:
     """The values of an operation that takes a label, 0 where it is missing."""
     return [number(0) if gone else v for v, gone in zip(found, _lost(run, e, rows), strict=True)]
 
@@ -159,7 +159,7 @@ def project(run: _Run, e: Typed, rows: Rows) -> list[Tensor]:
             raise UserError("the reference evaluator has no derivative of this projection", where=e.attrs[0])
 
         def size(u: Tensor, c: Tensor = c) -> float:
-            return plain((u - c).abs().sum() if name == "l1" else (u - c).square().sum().sqrt())  # noqa: B023
+            return plain((u - c).abs().sum() if name == "l1" else (u - c).square().sum().sqrt())
 
         least, most = 0.0, 1e9
         if size(boxed(v)) <= r:
@@ -176,10 +176,7 @@ def interior(run: _Run, e: Typed, rows: Rows) -> list[Tensor]:
     found = []
     for v, c, r, low, high in _sets(run, e, rows):
         d = (v - c).detach().abs()
-        if e.attrs[0] == "linf":
-            free = d < r
-        else:
-            free = torch.full_like(v, (d.sum() if e.attrs[0] == "l1" else d.square().sum().sqrt()) < r, dtype=torch.bool)
+        free = d < r if e.attrs[0] == "linf" else ((d.sum() if e.attrs[0] == "l1" else d.square().sum().sqrt()) < r).expand_as(v)
         if low is not None:
             free = free & (v > low) & (v < high)
         found.append(free.double())

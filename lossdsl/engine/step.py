@@ -103,7 +103,7 @@ class Step(Compiled):
             self._begin(frame, index)
             solved = self._solve(frame)
         found = {_shown(key): value for key, value in frame.points.items() if key[0] != "state"}
-        found.update({f"{self._several.name}#{n + 1}": point for n, point in enumerate(solved.several) if self._several})
+        found.update(zip(self._branches(), solved.several, strict=True))
         found.update({name: _flat(at) for name, at in frame.weights.items()})
         return {**found, **{name: q for name, q in frame.shared.items() if name in self._over_batch()}}
 
@@ -118,7 +118,9 @@ class Step(Compiled):
         wanted = {key for key in wanted if key[0] not in self._over_batch()}
         missing = sorted(_shown(k) for k in wanted if _shown(k) not in solutions and self._in_upper(k))
         missing += sorted(name for name in self._over_batch() if name not in solutions)
-        if missing and self._several is None:
+        if self._several is not None:
+            missing = [m for m in missing if m != self._several.name] + [key for key in self._branches() if key not in solutions]
+        if missing:
             raise UserError(f"objective needs {', '.join(missing)}", where=self.recipe.name, fix="pass what step.solve(x, y) returned")
         points = {key: solutions[_shown(key)] for key in wanted if _shown(key) in solutions}
         points = {key: p if key[0] in self._differentiable else p.detach() for key, p in points.items()}
@@ -143,6 +145,10 @@ class Step(Compiled):
     def _over_batch(self) -> list[str]:
         """Variables that are one for the whole batch."""
         return [level.name for level in self._levels if isinstance(level, BatchLevel)]
+
+    def _branches(self) -> list[str]:
+        """The maximisers of a level through danskin, as `solve` calls them."""
+        return [] if self._several is None else [f"{self._several.name}#{n + 1}" for n in range(self._several.plan.runs)]
 
     def _in_upper(self, key: tuple[Any, ...]) -> bool:
         assert self.plan.upper is not None

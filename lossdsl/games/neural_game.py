@@ -158,7 +158,9 @@ def _suits(game: TypedGame, models: Mapping[str, nn.Module]) -> None:
         raise UserError(said, where=game.name, fix="make all players models, or none of them")
     if game.data:
         columns = ", ".join(name for name, _ in game.data)
-        raise UserError(f"the columns {columns} are written into the game, which draws batches of data", where=game.name, fix="remove data (...)")
+        raise UserError(
+            f"the columns {columns} are written into the game, which draws batches of data", where=game.name, fix="remove data (...)"
+        )
     missing = [name for name in game.models if name not in models]
     if missing:
         raise UserError(f"there is no network for {', '.join(missing)}", where=game.name, fix="give one for every model of the game")

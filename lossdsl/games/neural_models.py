@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class NetworkRow:
 
 
 def _perceptron(ports: Ports, width: int, hidden: int) -> nn.Module:
-    """Linear layers with leaky ReLU (slope 0.2) between them; no batch norm, which would tie the examples of a gradient penalty together."""
+    """Linear layers with leaky ReLU (slope 0.2) between them; no batch norm, which would tie the examples of a penalty together."""
     sizes = [prod(ports.takes), *[width] * hidden, prod(ports.gives)]
     layers: list[nn.Module] = [nn.Flatten()]
     for before, after in zip(sizes, sizes[1:], strict=False):
@@ -49,7 +50,7 @@ NETWORKS: dict[str, NetworkRow] = {
     for row in (
         NetworkRow("mlp", "3 hidden layers of 128", lambda ports: _perceptron(ports, 128, 3)),
         NetworkRow("mlp_small", "2 hidden layers of 16, for tests", lambda ports: _perceptron(ports, 16, 2)),
-        NetworkRow("mlp_wide", "3 hidden layers of 512, as the toy experiments of Gulrajani et al., 2017", lambda ports: _perceptron(ports, 512, 3)),
+        NetworkRow("mlp_wide", "3 hidden layers of 512, as in Gulrajani et al., 2017", lambda ports: _perceptron(ports, 512, 3)),
     )
 }  # fmt: skip
 
@@ -79,7 +80,9 @@ def latent_size(game: TypedGame, model: str) -> int:
     found = inside or set(sizes.values())
     if len(found) != 1:
         what = "draws nothing over latent(n)" if not found else f"has latent spaces of {', '.join(map(str, sorted(found)))} numbers"
-        raise UserError(f"the game {what}: the size of {model} cannot be told", where=model, fix="write for example sample z ~ normal(1) over latent(2)")
+        raise UserError(
+            f"the game {what}: the size of {model} cannot be told", where=model, fix="write for example sample z ~ normal(1) over latent(2)"
+        )
     return found.pop()
 
 
@@ -108,11 +111,11 @@ def _iterate(model: nn.Module, bound: float) -> None:
     """One power iteration of every layer, whose vectors then stay as they are until the model's next step (Miyato et al., 2018, alg. 1)."""
     for module in model.modules():
         if parametrize.is_parametrized(module, "weight"):
-            norm = module.parametrizations.weight[0]  # type: ignore[union-attr,index]
-            norm.train()  # type: ignore[operator]
+            norms: Any = module.parametrizations.weight
+            norms.train()
             with torch.no_grad():
                 module.weight  # noqa: B018  (computing it in train mode is the iteration)
-            norm.eval()  # type: ignore[operator]
+            norms.eval()
 
 
 HOLDS: dict[str, Hold] = {"clip": _clip, "spectral": _iterate}
@@ -128,7 +131,9 @@ def prepare(models: Mapping[str, nn.Module], keeps: Mapping[str, tuple[str, floa
             continue
         layers = [m for m in models[name].modules() if _is_layer(m) and not parametrize.is_parametrized(m, "weight")]
         if not layers and not any(parametrize.is_parametrized(m, "weight") for m in models[name].modules()):
-            raise UserError("has no layer with a weight matrix to normalise", where=f"the model {name}", fix=f"remove keep {name} in spectral")
+            raise UserError(
+                "has no layer with a weight matrix to normalise", where=f"the model {name}", fix=f"remove keep {name} in spectral"
+            )
         for layer in layers:
             spectral_norm(layer, n_power_iterations=1)
         _iterate(models[name], bound)

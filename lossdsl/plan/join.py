@@ -14,7 +14,8 @@ def join(plan: Plan) -> Plan:
         return plan
     counter = plan.size
     upper = plan.upper
-    passes = [i for i in upper.code if i.op == "forward" and i.attrs[1] != "eval"]
+    trained = _computing(upper.code, set(upper.code.results[: len(upper.terms)]))  # what is only recorded must not change the batch
+    passes = [i for i in upper.code if i.op == "forward" and i.attrs[1] != "eval" and i.id in trained]
     groups: dict[tuple[object, ...], list[Instr]] = {}
     for i in passes:
         groups.setdefault(i.attrs, []).append(i)

@@ -10,6 +10,7 @@ from lossdsl.plan.hoist import hoist
 from lossdsl.plan.ir import Code, Plan, Solve
 from lossdsl.plan.join import join
 from lossdsl.plan.lower import lower_recipe
+from lossdsl.plan.order import eval_first
 from lossdsl.plan.points import share_points
 from lossdsl.plan.prune import prune
 from lossdsl.plan.share import share, share_between_levels
@@ -17,7 +18,7 @@ from lossdsl.plan.simplify import simplify
 
 Pass = Callable[[Plan], Plan]
 
-PASSES: tuple[Pass, ...] = (simplify, share, share_points, share, hoist, share_between_levels, join, prune, mark_gradients)
+PASSES: tuple[Pass, ...] = (simplify, share, share_points, share, hoist, share_between_levels, join, eval_first, prune, mark_gradients)
 
 
 def make_plan(recipe: TypedRecipe, passes: tuple[Pass, ...] = PASSES) -> Plan:

@@ -39,7 +39,7 @@ def plot_runs(runs: Sequence[Path], out: Path) -> list[Path]:
         handles, labels = axes.get_legend_handles_labels()
         order = [*range(0, len(labels), 3), *range(1, len(labels), 3), *range(2, len(labels), 3)]  # columns: robust, clean, best
         figure.legend([handles[n] for n in order], [labels[n] for n in order], fontsize="small", loc="outside lower center", ncols=3)
-        return [_save(figure, out.with_suffix(end)) for end in (".png", ".svg")]
+        return [save_figure(figure, out.with_suffix(end)) for end in (".png", ".svg")]
 
 
 def _draw(axes: Axes, run: Path, colour: str, marker: str) -> None:
@@ -57,7 +57,8 @@ def _draw(axes: Axes, run: Path, colour: str, marker: str) -> None:
     )
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure, the same bytes for the same content. Raises UserError where the file cannot be written."""
     metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
     try:
         figure.savefig(path, dpi=150, metadata=metadata)

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from plain import STEP, clip, cross_entropy, kl, normal_start, pgd, uniform_start
+from plain import BOX, clip, cross_entropy, kl, normal_start, pgd, uniform_start
 from torch import Generator, Tensor, nn
 
 Params = Mapping[str, float]
-EPS = 8 / 255
 
 
 @dataclass
@@ -55,6 +54,19 @@ def mart_loss(clean: Tensor, adversarial: Tensor, y: Tensor, weight: float) -> T
     p, rows = adversarial.softmax(1), torch.arange(len(y))
     runner_up = p.masked_fill(F.one_hot(y, p.shape[1]).bool(), -1).max(1).values
     return -p[rows, y].log() - (1 - runner_up).log() + weight * kl(clean, adversarial) * (1 - clean.softmax(1)[rows, y])
+
+
+def attack_ce(f: nn.Module, b: Batch, start: Tensor, q: Params, steps: int = 10) -> Tensor:
+    """PGD on the cross-entropy in eval mode; the label -1 has none, so its examples stay where they start."""
+    f.eval()
+    return pgd(lambda v: F.cross_entropy(f(v), b.y, ignore_index=-1, reduction="none"), b.x, start, q["eps"], q["step"], steps)[-1]
+
+
+def attack_kl(f: nn.Module, b: Batch, q: Params) -> Tensor:
+    """PGD on KL(p(x) || p(x')) in eval mode, from a start near x."""
+    f.eval()
+    clean = f(b.x).detach()
+    return pgd(lambda v: kl(clean, f(v)), b.x, normal_start(b.x, b.g), q["eps"], q["step"], 10)[-1]
 
 
 # --- T15, T16: friendly adversarial training --------------------------------------------------------------------------
@@ -173,9 +185,7 @@ def weights_at(f: nn.Module, v: Mapping[str, Tensor]) -> Tensor:
 
 
 def trades_awp(f: nn.Module, b: Batch, q: Params) -> Outcome:
-    f.eval()
-    clean = f(b.x).detach()
-    found = pgd(lambda v: kl(clean, f(v)), b.x, normal_start(b.x, b.g), q["eps"], q["step"], 10)[-1]
+    found = attack_kl(f, b, q)
 
     def loss(model: nn.Module) -> Tensor:
         z, z_adv = model(b.x), model(found)
@@ -189,9 +199,7 @@ def trades_awp(f: nn.Module, b: Batch, q: Params) -> Outcome:
 
 
 def at_awp(f: nn.Module, b: Batch, q: Params) -> Outcome:
-    f.eval()
-    start = uniform_start(b.x, q["eps"], b.g)
-    found = pgd(lambda v: cross_entropy(f(v), b.y), b.x, start, q["eps"], q["step"], 10)[-1]
+    found = attack_ce(f, b, uniform_start(b.x, q["eps"], b.g), q)
     v = weight_perturbation(f, lambda model: cross_entropy(model(found), b.y).mean(), q["gamma"])
     f.train()
     at = weights_at(f, v)
@@ -204,9 +212,7 @@ def at_awp(f: nn.Module, b: Batch, q: Params) -> Outcome:
 
 def hat(f: nn.Module, b: Batch, q: Params) -> Outcome:
     """Helper points beyond x', labelled by a standard model at x'."""
-    f.eval()
-    clean = f(b.x).detach()
-    found = pgd(lambda v: kl(clean, f(v)), b.x, normal_start(b.x, b.g), q["eps"], q["step"], 10)[-1]
+    found = attack_kl(f, b, q)
     assert b.helper is not None
     standard = copy.deepcopy(b.helper).eval()
     with torch.no_grad():
@@ -245,8 +251,7 @@ def mma(f: nn.Module, b: Batch, q: Params) -> Outcome:
     z = f(b.x)
     right = soft_margin(z, b.y) < 0
     t[~right] = 0
-    z_found = f(b.x + t.reshape(wide.shape) * direction)
-    losses = cross_entropy(z_found, b.y)
+    losses = cross_entropy(f(b.x + t.reshape(wide.shape) * direction), b.y)
     counted = sum(losses[i] for i in range(len(b.x)) if not right[i] or t[i] < q["hi"])
     loss = 2 / 3 * counted / len(b.x) + 1 / 3 * cross_entropy(z, b.y).mean()
     b.kept["new"] = dict(zip(b.index, t.tolist(), strict=True))
@@ -277,38 +282,28 @@ def _ce(z: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(z, y, ignore_index=-1)
 
 
-def _attack_ce(f: nn.Module, b: Batch, start: Tensor, q: Params) -> Tensor:
-    f.eval()
-    return pgd(
-        lambda v: F.cross_entropy(f(v), b.y, ignore_index=-1, reduction="none"), b.x, start, q["eps"], q["step"], 10
-    )[-1]  # fmt: skip
-
-
 def at_rst(f: nn.Module, b: Batch, q: Params) -> Outcome:
-    found = _attack_ce(f, b, uniform_start(b.x, q["eps"], b.g), q)
+    found = attack_ce(f, b, uniform_start(b.x, q["eps"], b.g), q)
     f.train()
     return backward(f, _ce(f(found), b.y), **{"x'": found})
 
 
 def trades_rst(f: nn.Module, b: Batch, q: Params) -> Outcome:
-    f.eval()
-    clean = f(b.x).detach()
-    found = pgd(lambda v: kl(clean, f(v)), b.x, normal_start(b.x, b.g), q["eps"], q["step"], 10)[-1]
+    found = attack_kl(f, b, q)
     f.train()
     z, z_adv = f(b.x), f(found)
     return backward(f, _ce(z, b.y) + q["lambda"] * kl(z, z_adv).mean(), **{"x'": found})
 
 
 def mart_rst(f: nn.Module, b: Batch, q: Params) -> Outcome:
-    found = _attack_ce(f, b, normal_start(b.x, b.g), q)
+    found = attack_ce(f, b, normal_start(b.x, b.g), q)
     f.train()
-    z, z_adv = f(b.x), f(found)
-    known = b.y >= 0
+    z, z_adv, known = f(b.x), f(found), b.y >= 0
     return backward(f, mart_loss(z[known], z_adv[known], b.y[known], q["lambda"]).mean(), **{"x'": found})
 
 
 def bat_rst(f: nn.Module, b: Batch, q: Params) -> Outcome:
-    found = _attack_ce(f, b, uniform_start(b.x, q["eps"], b.g), q)
+    found = attack_ce(f, b, uniform_start(b.x, q["eps"], b.g), q)
     f.train()
     m = int(q["m"])
     path = [f(b.x)] + [f((1 - k / m) * b.x + k / m * found) for k in range(1, m + 1)]
@@ -324,14 +319,10 @@ def sharpness(f: nn.Module, b: Batch, q: Params, lower: Callable[[Tensor], Tenso
     f.train()
     f.zero_grad()
     lower(f(b.x)).backward()
-    slopes = {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in f.named_parameters()}
-    weights = {name: p.detach() for name, p in f.named_parameters()}
-    if adaptive:
-        size = torch.stack([(weights[n].abs() * g).norm() for n, g in slopes.items()]).norm()
-        v = {n: q["rho"] * weights[n] ** 2 * g / size for n, g in slopes.items()}
-    else:
-        size = torch.stack([g.norm() for g in slopes.values()]).norm()
-        v = {n: q["rho"] * g / size for n, g in slopes.items()}
+    unit = {n: p.detach().abs() if adaptive else torch.ones_like(p) for n, p in f.named_parameters()}
+    slopes = {n: unit[n] * p.grad for n, p in f.named_parameters() if p.grad is not None}
+    size = torch.stack([g.norm() for g in slopes.values()]).norm()
+    v = {n: q["rho"] * unit[n] * g / size for n, g in slopes.items()}
     statistics = [buffer.clone() for buffer in f.buffers()]
     at = weights_at(f, v)
     with perturbed(f, v):
@@ -365,9 +356,7 @@ def bisam(f: nn.Module, b: Batch, q: Params) -> Outcome:
 
 def cfol(f: nn.Module, b: Batch, q: Params) -> Outcome:
     """Class weights grow by the importance-weighted errors, example by example, the law being that of the draw."""
-    f.eval()
-    start = uniform_start(b.x, q["eps"], b.g)
-    found = pgd(lambda v: cross_entropy(f(v), b.y), b.x, start, q["eps"], q["step"], 7)[-1]
+    found = attack_ce(f, b, uniform_start(b.x, q["eps"], b.g), q, steps=7)
     f.train()
     z = f(found)
     w = b.kept.setdefault("w", torch.zeros(z.shape[1], dtype=b.x.dtype))
@@ -381,16 +370,13 @@ def cfol(f: nn.Module, b: Batch, q: Params) -> Outcome:
 
 def class_fairness(f: nn.Module, b: Batch, q: Params) -> Outcome:
     """The largest mean loss of a class that the batch has."""
-    f.eval()
-    start = uniform_start(b.x, q["eps"], b.g)
-    found = pgd(lambda v: cross_entropy(f(v), b.y), b.x, start, q["eps"], q["step"], 10)[-1]
+    found = attack_ce(f, b, uniform_start(b.x, q["eps"], b.g), q)
     f.train()
     losses = cross_entropy(f(found), b.y)
     means = [losses[b.y == c].mean() for c in sorted(set(b.y.tolist()))]
     return backward(f, max(means, key=lambda m: float(m.detach())), **{"x'": found})
 
 
-BOX = {"eps": EPS, "step": STEP}
 PLAIN: dict[str, tuple[Method, Params]] = {
     "fat": (fat, BOX | {"tau": 0}),
     "fat_trades": (fat_trades, BOX | {"lambda": 6, "tau": 0}),

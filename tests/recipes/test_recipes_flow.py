@@ -202,7 +202,7 @@ def test_free_at_over_two_batches(builder: str) -> None:
     plain_optimizer, optimizer = (torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4) for m in (plain_model, model))
     starts = []
     for batch in batches:
-        for replay in range(recipe.train.replays):
+        for _ in range(recipe.train.replays):
             expected = plain.replay(plain_model, batch.x, batch.y)
             optimizer.zero_grad()
             loss = step(batch.x, batch.y)

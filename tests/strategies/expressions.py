@@ -47,10 +47,14 @@ class Names:
     bound: bool = False
     """Inside a binder over classes."""
 
+    def without(self, var: str) -> Names:
+        """Where a binder shadows a name."""
+        kept: dict[str, Any] = {k: tuple(t for t in getattr(self, k) if t != var) for k in ("classes", "members", "numbers", "whole", "vectors")}
+        return replace(self, **kept)
+
     def inside(self, var: str, relation: str) -> Names:
         """Within a binder; what it shadows is gone, and batch means are not allowed."""
-        kept: dict[str, Any] = {k: tuple(t for t in getattr(self, k) if t != var) for k in ("classes", "members", "numbers", "whole", "vectors")}
-        inner = replace(self, **kept, batch=False, bound=self.bound or not relation.startswith(" in"))
+        inner = replace(self.without(var), batch=False, bound=self.bound or not relation.startswith(" in"))
         if relation.startswith(" in"):
             return replace(inner, numbers=(*inner.numbers, var), whole=(*inner.whole, var))
         return replace(inner, classes=(*inner.classes, var), members=(*inner.members, *([var] if relation == " != y" else [])))
@@ -82,6 +86,7 @@ LEAVES: dict[str, tuple[str, ...]] = {
     "prob": ("p({point})", "onehot({class})", "smooth({class}, 0.2)"),
     "vector": ("relu(f({point}))", "(-p({point}))", "log(p({point}))", "(p({point}) - onehot({class}))", "{vec}"),
     "input": ("{point}", "{member}"),
+    "slope": ("grad({at}: {bodyat})",),
     "cond": ("{real} > 0.137", "{class} == {class}", "{class} != {class}", "p({point})[{class}] < 0.41"),
     "class": ("{classname}", "{classname}", "argmax({head}: f({point})[{bound}])"),
     "weight": (
@@ -107,10 +112,11 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "softmax({head}: tanh({inner_real}))[{class}]", "{series}({whole_head}: {inner_real})",
         "{series}({whole_head}: {inner_logits}[{bound}] * {bound})", "{binder}({head}: CE(f({inner_member}), {bound}))",
         "{batched}({real})", "{batched}({real} where {cond})", "class_mean({real})[{class}]", "class_sum({real} where {cond})[{index}]",
-        "{binder}({head}: class_mean({real})[{bound}])", "mean({head}: class_mean({real} where {cond})[{bound}])",
-        "softmax({head}: class_mean(tanh({real}))[{bound}] * f({point})[{bound}])[{class}]", "sort({head}: class_sum({real})[{bound}])[{place}]",
-        "logsumexp({head}: tanh(class_mean({real})[{bound}]) + f({point})[{bound}])", "dot(project({input}, linf(x, 0.3)), x)",
+        "{binder}({head}: class_mean({outer_real})[{bound}])", "mean({head}: class_mean({outer_real} where {outer_cond})[{bound}])",
+        "softmax({head}: class_mean(tanh({outer_real}))[{bound}] * f({point})[{bound}])[{class}]", "sort({head}: class_sum({outer_real})[{bound}])[{place}]",
+        "logsumexp({head}: tanh(class_mean({outer_real})[{bound}]) + f({point})[{bound}])", "dot(project({input}, linf(x, 0.3)), x)",
         "norm(project({input}, linf(0, 0.4)), 2)", "D[psi]({full} || {full})", "D[psi]({prob} || {full})",
+        "dot({input}, {slope})", "norm({slope} + 0.1, 2)", "tanh(norm({slope}, 1))",
     ),
     "logits": (
         "f({input})", "({logits} + {logits})", "(tanh({real}) * {logits})", "({logits} - {logits}[{class}])",
@@ -132,8 +138,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "input": (
         "({point} + 0.1 * ({input} - {point}))", "clip({input}, 0.1, 0.9)", "(0.5 * {input})", "(tanh({real}) * {point} + 0.1)",
         "if({cond}, {input}, {point})", "stop({input})", "unit({point} + 0.3)", "({point} - {input}^2)", "{member}",
-        "sqrt(abs({point}) + 0.2)", "sign({point} + 0.0137)", "(0.1 * {slope})", "project({input}, linf(x, 0.13))",
-        "interior({point}, linf(x, 0.513))",
+        "sqrt(abs({point}) + 0.2)", "sign({point} + 0.0137)", "(0.1 * {slope})",
     ),
     "slope": (
         "grad({at}: {bodyat} + 0.2 * tanh({inner_real}))", "stop(grad(v = {input}: {bodyv} + 0.2 * tanh({inner_real})))",
@@ -158,11 +163,12 @@ _FIXED = {
     "binder": ("max", "min", "sum"),
     "series": ("sum", "mean", "max", "min"),
     "batched": ("batch_mean", "batch_sum"),
-    "perclass": ("class_mean", "class_sum"),
-    "classwise": ("max", "min", "sum", "mean", "logsumexp"),
 }
 _SLOT = re.compile(r"\{(\w+)\}")
-_NEEDS = {"member}": "family", "{solved}": "solved", "{vec}": "vectors", "{batched}": "batch", "class_": "batch"}
+_NEEDS = {
+    "member}": "family", "{solved}": "solved", "{vec}": "vectors", "{batched}": "batch", "class_": "batch", "{counted}": "counted",
+    "{model}": "models", "{atweights}": "weights", "{at}": "named", "{slope}": "differentiable",
+}  # fmt: skip
 TABLE = {"Real": "real", "Logits": "logits", "Prob": "prob", "Vector": "vector", "Input": "input", "Class": "class"}
 
 
@@ -182,11 +188,12 @@ class _Filler:
         return self.fill(self.one(*possible), names, depth - 1)
 
     def fill(self, template: str, names: Names, depth: int) -> str:
-        inner, known = names, {}
+        inner, outer, known = names, names, {}
         if "head}" in template:
             var = self.one(*BINDER_NAMES)
             others = ["", *(f" != {c}" for c in names.classes)] if names.family == "" else [" != y", *(f" != {c}" for c in names.classes)]
             relation = " in 0..2" if "{whole_head}" in template else " != y" if "{inner_member}" in template else self.one(*others)
+            outer = names.without(var)
             inner, known = names.inside(var, relation), {"head": var + relation, "whole_head": var + relation, "bound": var}
         if "{weight}" in template:  # the same text in both places
             known["weight"] = self.text("weight", names, 0)
@@ -199,7 +206,8 @@ class _Filler:
             word = found.group(1)
             if word in known:
                 return known[word]
-            return self.slot(word[6:], inner, depth) if word.startswith("inner_") else self.slot(word, names, depth)
+            own = {"inner_": inner, "outer_": outer}.get(word[:6])
+            return self.slot(word, names, depth) if own is None else self.slot(word[6:], own, depth)
 
         return _SLOT.sub(slot, template)
 
@@ -210,14 +218,13 @@ class _Filler:
             return f"{names.family}[{self.one(*names.members, 'argmax(j != y: f(x)[j])')}]"
         index = (*names.classes, *names.whole, "0", "1", "2")
         if word == "atweights":
-            return self.one("f{%s}", "f{theta}") % self.one(*names.weights) if "%" in (form := self.one("f{%s}", "f{theta}")) else form
+            return "f{" + self.one(*names.weights, "theta") + "}"
         choices = {"model": names.models, "counted": names.counted, "point": names.points, "classname": names.classes, "index": index, "vec": names.vectors, "name": names.numbers}
         return self.one(*(choices | {"solved": names.solved} | _FIXED)[word])
 
 
 HEAD = """param lam = 0.7, eps = 0.2
 model g frozen
-model h
 state n0 = 0.4 then 0.9 * n0 + 0.1, cw = 0.3 * ones(K) then cw
 memory mem = 0.2 then 0.5 * mem
 sample eta ~ uniform(linf(0, eps))
@@ -230,12 +237,12 @@ def gap(a, j) = a - 0.5 * j / K
 """
 """What every random recipe declares."""
 GIVEN = Names(
-    points=("x", "x + eta"), numbers=("K", "lam", "u", "s", "n0", "mem"), vectors=("q", "cw"), named=("x",), models=("g", "h"),
+    points=("x", "x + eta"), numbers=("K", "lam", "u", "s", "n0", "mem"), vectors=("q", "cw"), named=("x",), models=("g",),
 )  # fmt: skip
 ALL = Names(
     points=("x", "x + eta", "x'", "x'@1", "x'@0", "mid(0.3)", "w'"), family="z'", classes=("y", "worst"), members=("worst",),
     numbers=("K", "lam", "u", "s", "a", "n0", "mem", "t"), vectors=("q", "cw", "d"), solved=("x'", "w'"), counted=("x'", "w'"),
-    named=("x", "x'", "w'"), models=("g", "h"), weights=("W",),
+    named=("x", "x'", "w'"), models=("g",), weights=("W",),
 )  # fmt: skip
 """The names of `STAGE`."""
 STAGE = (
@@ -244,6 +251,9 @@ STAGE = (
 lower x' in linf(x, eps) maximize CE(f(x'), y) by pgd(steps = 2, step = 0.1, start = x + eta)
 lower z'[j != y] in l2(x, eps) maximize M(z'[j])[j] by pgd(steps = 1, step = 0.1, start = uniform)
 lower w' in l1(x', eps) minimize CE(f(w'), y) - 0.1 * norm(w' - x', 2) by ascent(steps = 1, step = 0.1, start = x') with f in train
+lower W in l2(theta, 0.1) maximize CE(f{W}(x'), y) by linear
+lower d in simplex(K) maximize batch_mean(d[y] * CE(f(x), y)) by ascent(steps = 1, step = 0.1, start = ones(K)/K)
+find t in [0, 1] where CE(f(x + t * (x' - x)), y) == 1.3 by bisection(steps = 3)
 def mid(t) = (1 - t) * x + t * x'
 let a = KL(p(x) || p(x')) + s
 let worst = argmax(j != y: M(z'[j])[j]) with f in eval
@@ -305,6 +315,8 @@ class _Writer:
         self.lines.append(f"lower {var} in {ball} {sense} {objective} by {self.solver(steps, center)}{mode}")
         iterate = f"{var}@{one(*map(str, range(steps + 1)))}"
         self.names = self.names.plus(points=point, solved=var) if point == var else self.names.plus(points=point)
+        if point == var:
+            self.names = self.names.plus(counted=var, named=var)
         self.names = self.names.plus(points=iterate if point == var else f"x + {iterate}")
 
     def solver(self, steps: int, center: str) -> str:
@@ -313,7 +325,11 @@ class _Writer:
         near = "" if center == "0" else f"{center} + "
         start = one("uniform", "corner", center, f"{near}normal(0.05)", f"{near}uniform(linf(0, eps))", "raw(x + eta)" if near else "eta")
         options = [f"start = {start}", one("restarts = 2", "restarts = 1", "keep = best")]
-        return f"{name}({', '.join(options if name == 'linear' else [f'steps = {steps}, step = 0.07', *options])})"
+        step = one("0.07", "0.07", "0.1 * p(x)[y]", "0.1 * n0") if name in ("pgd", "ascent", "momentum") else "0.07"
+        if name in ("pgd", "ascent", "momentum"):
+            options += one("", "", "noise = normal(0.02)", "until fooled(0)", "noise = rademacher, until fooled(1)").split(", ")
+        options = [option for option in options if option]
+        return f"{name}({', '.join(options if name == 'linear' else [f'steps = {steps}, step = {step}', *options])})"
 
     def family(self) -> None:
         """One point per class other than y."""
@@ -325,6 +341,36 @@ class _Writer:
         self.lines.append("let worst = argmax(j != y: M(z[j])[j]) with f in eval")
         self.names = replace(self.names.plus(classes="worst", members="worst"), family="z")
 
+    def weights(self) -> None:
+        """A level over the weights."""
+        one = self.fill.one
+        point, inside = one(*self.names.points), replace(self.names, graded=True).plus(weights="W")
+        ball = one("l2(theta, 0.1)", "layerwise(theta, 0.02)", "layerwise(theta, 0.02, only = matrices)", "adaptive(theta, 0.1)", "l2(theta, 0)")
+        objective = f"CE(f{{W}}({point}), y) + 0.1 * tanh({self.expression('Real', inside)})"
+        solver = one("linear", "pgd(steps = 2, step = 0.05)", "ascent(steps = 1, step = 0.05, keep = best)", "linear(start = theta)")
+        self.lines.append(f"lower W in {ball} maximize {objective} by {solver}{one('', ' with f in train', ' with f in untracked')}")
+        self.names = self.names.plus(weights="W")
+
+    def rest(self) -> str:
+        """Levels over the batch, a root, states; what the upper level is taken at."""
+        one, draw = self.fill.one, self.fill.draw
+        if draw(st.booleans()):
+            body = f"cls[y] * CE(f({one(*self.names.points)}), y) + 0.1 * {self.expression('Real')}"
+            self.lines.append(f"lower cls in simplex(K) maximize {body} by {one('ascent', 'adam')}(steps = 2, step = 0.1, start = ones(K)/K)")
+            self.names = self.names.plus(vectors="cls")
+        if draw(st.booleans()) and self.names.solved:
+            end = one(*self.names.solved)
+            self.lines.append(f"find t in [0, {one('1', '1.3', 'lam')}] where CE(f(x + t * ({end} - x)), y) == 1.1 by bisection(steps = 3)")
+            self.names = self.names.plus(numbers="t", points=f"x + t * ({end} - x)")
+        at = ""
+        if draw(st.booleans()):
+            self.weights()
+            at = one("", " at W")
+        self.lines.append(f"state n1 = lam then batch_mean({self.expression('Real')}), c1 = zeros(K) then class_mean({self.expression('Real')})")
+        self.lines.append(f"memory m1 = 0 then {self.expression('Real')}{one('', ' with f in eval')}")
+        self.names = self.names.plus(numbers="n1").plus(numbers="m1", vectors="c1")
+        return at
+
     def recipe(self) -> str:
         draw = self.fill.draw
         self.let("a", "Real", batch=False)
@@ -334,12 +380,13 @@ class _Writer:
                 self.let("v", draw(st.sampled_from(("Input", "Vector", "Class"))), batch=False)
         if draw(st.booleans()):
             self.family()
+        at = self.rest()
         self.let("b", "Real", batch=True)
         objective = f"CE(f({self.fill.one(*self.names.points)}), y) + {self.expression('Real')}"
         self.lines.append(f"log shown = {self.expression('Real')}")
         if draw(st.booleans()):
             objective = f"batch_mean({objective})"
-        return "recipe random\n" + HEAD + "\n".join([*self.lines, f"upper minimize {objective} by sgd(lr = 0.1)"])
+        return "recipe random\n" + HEAD + "\n".join([*self.lines, f"upper{at} minimize {objective} by sgd(lr = 0.1)"])
 
 
 @st.composite

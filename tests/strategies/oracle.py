@@ -16,23 +16,15 @@ import lossdsl.engine.level as level_module
 from lossdsl.check.typed import TypedFind, TypedLevel, TypedRecipe
 from lossdsl.engine.api import Step
 from lossdsl.engine.reference import Reference
-from lossdsl.lang.types import Kind
 from lossdsl.solve.base import Problem, Solution, value_and_gradient
 
 Close = Callable[[Tensor, Tensor], None]
 
 
-def given_states(typed: TypedRecipe, x: Tensor, classes: int, seed: int = 0) -> dict[str, Tensor]:
-    """A value for every state ([] or [K]) and memory ([B], for examples 0..B-1)."""
-    generator = torch.Generator().manual_seed(3000 + seed)
-    shapes = {s.name: (len(x),) if s.per_example else (classes,) if s.init.kind is Kind.VECTOR else () for s in typed.states}
-    return {name: 0.5 + torch.rand(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
-
-
-def load_states(step: Step, states: Mapping[str, Tensor]) -> None:
-    """Put the values into the compiled step."""
+def load_states(step: Step, values: Mapping[str, Tensor]) -> None:
+    """Put the values of the states and memories (of examples 0, 1, ...) into the compiled step."""
     kinds = {s.name: "memory" if s.per_example else "state" for s in step.recipe.typed.states}
-    step.load_state_dict({f"{kinds[name]}.{name}": value for name, value in states.items()})
+    step.load_state_dict({f"{kind}.{name}": values[name] for name, kind in kinds.items()})
 
 
 def stages(typed: TypedRecipe) -> list[TypedLevel | TypedFind]:

@@ -13,7 +13,7 @@ import pytest
 
 import lossdsl
 from lossdsl.arguments import parse_number, parse_settings, whole_number
-from lossdsl.assets import attack_paths, recipe_paths
+from lossdsl.assets import attack_paths, game_paths, recipe_paths
 from lossdsl.cli import COMMANDS, build_parser, main
 from lossdsl.diagnostics import UserError
 from lossdsl.syntax.format import format_text
@@ -260,7 +260,7 @@ def test_explain_spells_out_defaults(files: Path, capsys: pytest.CaptureFixture[
         assert line in out.splitlines(), line
 
 
-@pytest.mark.parametrize("name", [*recipe_paths(), *attack_paths()])
+@pytest.mark.parametrize("name", [*recipe_paths(), *attack_paths(), *game_paths()])
 def test_every_shipped_file_can_be_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", name]) == 0
     out = capsys.readouterr().out
@@ -276,8 +276,8 @@ def test_explain_takes_other_clauses(files: Path, capsys: pytest.CaptureFixture[
 def test_list_has_one_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(recipe_paths())
-    assert any(line.startswith("trades ") and "TRADES" in line and "Zhang et al., ICML 2019" in line for line in lines)
+    assert [line.split()[0] for line in lines] == [*recipe_paths(), *game_paths()]
+    assert any(line.startswith("trades ") and " T6 " in line and "TRADES" in line and "Zhang et al., ICML 2019" in line for line in lines)
     assert main(["list", "--attacks"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(attack_paths())
 
@@ -285,9 +285,10 @@ def test_list_has_one_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
 def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert list(rows) == list(recipe_paths())
+    assert list(rows) == [*recipe_paths(), *game_paths()]
     trades = rows["trades"]
-    assert trades["method"] == "T6" and trades["params"]["lambda"] == 6 and trades["title"] == "TRADES"
+    assert trades["method"] == ["T6"] and trades["params"]["lambda"] == 6 and trades["title"] == "TRADES"
+    assert trades["choices"] == ["A7", "A12"] and (trades["kind"], rows["forsaken"]["kind"]) == ("recipe", "game")
     assert Path(trades["file"]).read_text().count("\n") > trades["lines"] == 11
     assert {row["name"] for row in rows.values() if not row["method"]} <= {"alp", "free_at"}, "the rest are numbered in the methods"
 

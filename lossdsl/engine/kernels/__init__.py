@@ -10,4 +10,16 @@ from lossdsl.engine.kernels import arithmetic, batches, classes, geometry, proba
 from lossdsl.engine.kernels.arithmetic import COMPARISONS
 from lossdsl.engine.kernels.table import KERNELS, REGISTERED, Kernel, kernel
 
-__all__ = ["COMPARISONS", "KERNELS", "REGISTERED", "Kernel", "arithmetic", "batches", "classes", "geometry", "kernel", "probability", "sets"]
+__all__ = [
+    "COMPARISONS",
+    "KERNELS",
+    "REGISTERED",
+    "Kernel",
+    "arithmetic",
+    "batches",
+    "classes",
+    "geometry",
+    "kernel",
+    "probability",
+    "sets",
+]

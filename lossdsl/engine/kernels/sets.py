@@ -14,7 +14,7 @@ from torch import Tensor
 from lossdsl.diagnostics import UserError
 from lossdsl.engine.kernels.table import kernel
 from lossdsl.solve import SETS_TORCH, Domain, InputSet
-from lossdsl.solve.sets import rows
+from lossdsl.solve.rows import rows
 
 Radius = float | Tensor
 Formula = Callable[[InputSet, Tensor, Tensor, Tensor], Tensor]

@@ -159,6 +159,7 @@ NOWHERE_NAN = (
     "logsumexp(j != y: 1 / class_mean(CE(f(x), y) where f(x)[0] > 9)[j])",
     "mean(j: class_mean(CE(f(x), y))[j] / class_mean(H(p(x)) where f(x)[0] > 0)[j])",
     "f(x)[argmax(j: 1 / class_mean(CE(f(x), y))[j])]",
+    "sum(j: class_mean(CE(f(x), y))[j] + f(x)[j])",
 )
 
 

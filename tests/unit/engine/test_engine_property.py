@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lossdsl
-import lossdsl.engine.level as level_module
 from lossdsl.check.typed import TypedLevel
+from lossdsl.engine.api import Step
 from lossdsl.engine.reference import Reference
+from lossdsl.front import Recipe
 from lossdsl.plan.ir import Plan
-from lossdsl.solve.base import Problem, value_and_gradient
 from tests.strategies.expressions import TABLE, on_stage, recipes, well_typed
+from tests.strategies.oracle import compared, load_states, others, stages
 from tests.strategies.values import batch, small_model, values_for
 
 K = 3
 SHAPES = [(), (2,), (2, 3), (2, 1, 2)]
-SOLVE = level_module.solve
 
 
 def few(examples: int) -> settings:
@@ -43,19 +43,32 @@ def close(found: Tensor, expected: Tensor, what: str) -> None:
     )
 
 
+def bench(text: str, shape: tuple[int, ...], seed: int, **options: Any) -> tuple[Recipe, Step, Reference, nn.Module]:
+    """A recipe compiled, beside its reference, on one network and the same other models."""
+    recipe, model = lossdsl.parse(text), network(shape, seed)
+    models = others(recipe.typed, lambda n: network(shape, n))
+    step = lossdsl.compile(recipe, model, num_classes=K, models=models, **options)
+    return recipe, step, Reference(recipe.typed, model, K, models=models), model
+
+
 def agree(text: str, shape: tuple[int, ...], seed: int) -> None:
     """Value, logs and parameter gradient of the upper objective at random solutions."""
-    recipe = lossdsl.parse(text)
+    recipe, step, reference, model = bench(text, shape, seed)
     x, y = batch(3, shape, K, seed)
-    model = network(shape, seed)
-    values = values_for(recipe.typed, x, K, seed)
-    loss = lossdsl.compile(recipe, model, num_classes=K).objective(x, y, values)
-    reference = Reference(recipe.typed, model, K)
+    values = values_for(recipe.typed, x, K, seed, model)
+    load_states(step, values)
+    loss = step.objective(x, y, values, index=torch.arange(3))
     expected = reference.objective(x, y, values)
     close(loss, expected, "loss")
     for name, e in recipe.typed.logs:
         logged = reference.value(e, x, y, values)
         close(loss.logs[name], logged if isinstance(logged, Tensor) else torch.stack(logged).mean(), f"log {name}")
+    step.after_update()
+    after = {key.partition(".")[2]: value for key, value in step.state_dict().items()}
+    for state in recipe.typed.states:
+        value = reference.updates(x, y, values)[state.name]
+        rows = value if isinstance(value, Tensor) else torch.stack(value) if state.per_example else value[0]
+        close(after[state.name], rows.expand(after[state.name].shape), f"state {state.name}")
     parameters = list(model.parameters())
     found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     right = torch.autograd.grad(expected, parameters, allow_unused=True, materialize_grads=True)
@@ -81,44 +94,26 @@ def test_a_random_recipe_agrees_with_the_reference(text: str, shape: tuple[int, 
 @few(30)
 @given(recipes(), st.sampled_from(SHAPES), st.integers(0, 9))
 def test_every_level_of_a_random_recipe_agrees_with_the_reference(text: str, shape: tuple[int, ...], seed: int) -> None:
-    """The objective of each example and its gradient in the point, at the start of every run."""
-    recipe = lossdsl.parse(text)
+    """The objective of each example and its gradient in the point, at the start of every run and elsewhere; the equations of roots."""
+    recipe, step, reference, model = bench(text, shape, seed)
     x, y = batch(3, shape, K, seed)
-    model = network(shape, seed)
-    step = lossdsl.compile(recipe, model, num_classes=K)
-    reference, levels = Reference(recipe.typed, model, K), list(recipe.typed.levels)
-    known = {k: v for k, v in step.solve(x, y, generator=seeded()).items() if k in {s.name for s in recipe.typed.samples}}
-
-    def compared(problem: Problem, *args: Any, **options: Any) -> Any:
-        level = levels.pop(0)
-        solution = SOLVE(problem, *args, **options)
-        point = problem.set.project(0.9 * solution.point + 0.05)
-        value, gradient = value_and_gradient(problem, point)
-        members = () if level.axis is None else (len(y), -1)
-        leaf = (point.unflatten(0, members) if members else point).clone().requires_grad_()
-        rows = reference.level_objective(level, leaf, x, y, known)
-        expected = torch.stack([v for row in rows for v in row] if members else rows) * (1 if level.sense == "maximize" else -1)
-        close(value, expected, level.var)
-        close(gradient.reshape(leaf.shape), torch.autograd.grad(expected.sum(), leaf)[0], f"gradient of {level.var}")
-        for k, v in ((level.var, solution.point), *((f"{level.var}@{k}", v) for k, v in solution.iterates.items())):
-            known[k] = v.reshape(leaf.shape)
-        return solution
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(level_module, "solve", compared)
-        step.solve(x, y, generator=seeded())
-    assert not levels
+    values = values_for(recipe.typed, x, K, seed, model)
+    load_states(step, values)
+    names = {s.name for s in recipe.typed.samples}
+    known = {k: v for k, v in step.solve(x, y, generator=seeded(), index=torch.arange(3)).items() if k in names}
+    known |= {s.name: values[s.name] for s in recipe.typed.states}
+    with compared(reference, x, y, known, lambda found, expected: close(found, expected, text)) as seen:
+        step.solve(x, y, generator=seeded(), index=torch.arange(3))
+    assert list(dict.fromkeys(seen)) == [stage.var for stage in stages(recipe.typed)]
 
 
 @few(30)
 @given(recipes(), st.sampled_from(SHAPES), st.integers(0, 9))
 def test_solutions_of_a_random_recipe_lie_in_their_sets(text: str, shape: tuple[int, ...], seed: int) -> None:
-    recipe = lossdsl.parse(text)
+    recipe, step, reference, model = bench(text, shape, seed)
     x, y = batch(3, shape, K, seed)
-    model = network(shape, seed)
-    found = lossdsl.compile(recipe, model, num_classes=K).solve(x, y, generator=seeded())
-    reference = Reference(recipe.typed, model, K)
-    for level in recipe.typed.levels:
+    found = step.solve(x, y, generator=seeded(), index=torch.arange(3))
+    for level in (level for level in recipe.typed.levels if level.set.over == "input"):
         raw = level.solver.start_kind == "raw"
         steps = range(0 if not raw else 1, level.solver.options.steps + 1)
         if raw and (level.solver.options.keep == "best" or level.solver.name == "linear"):
@@ -150,13 +145,16 @@ def calls_of(plan: Plan) -> int:
 @few(30)
 @given(recipes(), st.integers(0, 9))
 def test_a_random_recipe_makes_the_passes_of_its_plan(text: str, seed: int) -> None:
-    recipe = lossdsl.parse(text)
+    recipe, step, _, model = bench(text, (2,), seed)
     x, y = batch(3, (2,), K, seed)
-    model = network((2,), seed)
     calls: list[int] = []
-    model.register_forward_hook(lambda *_: calls.append(1))
-    loss = lossdsl.compile(recipe, model, num_classes=K)(x, y, generator=seeded())
-    assert len(calls) == calls_of(recipe.plan)
+    for one in (model, *step.models.values()):
+        one.register_forward_hook(lambda *_: calls.append(1))
+    loss = step(x, y, generator=seeded(), index=torch.arange(3))
+    if "until fooled" in text:  # a level ends when all examples have left
+        assert len(calls) <= calls_of(recipe.plan)
+    else:
+        assert len(calls) == calls_of(recipe.plan)
     assert bool(loss.isfinite())
     assert [m.training for m in model.modules()] == [True] * len(list(model.modules()))
 
@@ -164,9 +162,8 @@ def test_a_random_recipe_makes_the_passes_of_its_plan(text: str, seed: int) -> N
 @few(20)
 @given(recipes(), st.integers(0, 9), st.sampled_from([1, 2, 5]))
 def test_chunks_do_not_change_a_random_recipe(text: str, seed: int, chunk: int) -> None:
-    recipe = lossdsl.parse(text)
     x, y = batch(4, (2,), K, seed)
-    model = network((2,), seed)
-    whole, parts = (lossdsl.compile(recipe, model, num_classes=K, chunk=n).solve(x, y, generator=seeded()) for n in (10**6, chunk))
+    steps = (bench(text, (2,), seed, chunk=n)[1] for n in (10**6, chunk))
+    whole, parts = (step.solve(x, y, generator=seeded(), index=torch.arange(4)) for step in steps)
     for name, value in whole.items():
         close(parts[name], value, name)

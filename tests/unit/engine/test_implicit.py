@@ -150,7 +150,9 @@ def test_the_hypergradient_is_that_of_the_solution_map(kind: str, name: str, mod
     mixed(expected, x)
     assert (found["x'"] - expected).abs().max() < 1e-11
     size = sum(p.numel() for p in model.parameters())
-    directions = torch.eye(size, dtype=torch.float64) if kind == "linearised" else torch.randn(12, size, generator=seeded(), dtype=torch.float64)
+    directions = (
+        torch.eye(size, dtype=torch.float64) if kind == "linearised" else torch.randn(12, size, generator=seeded(), dtype=torch.float64)
+    )
     wanted = finite_differences(model, bool(mode), solver, z, x, directions)
     assert (directions @ flat(gradients(loss, trained)) - wanted).norm() < 1e-6 * wanted.norm()
     plain = step_of(recipe(kind, "", mode).replace("through implicit", "through nothing"), nothing := copy.deepcopy(model))

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 import lossdsl.engine.formulas
 import lossdsl.engine.reference
+import lossdsl.engine.reference_batch
 from lossdsl.check.typed import Typed, TypedRecipe
 from lossdsl.diagnostics import UserError
 from lossdsl.engine.formulas import FORMULAS, REDUCTIONS
@@ -237,7 +238,7 @@ def test_every_operation_and_binder_has_a_formula_and_a_case() -> None:
 
 
 def test_it_shares_no_code_with_the_compiler() -> None:
-    for module in (lossdsl.engine.reference, lossdsl.engine.formulas):
+    for module in (lossdsl.engine.reference, lossdsl.engine.reference_batch, lossdsl.engine.formulas):
         assert "lossdsl.plan" not in (text := inspect.getsource(module)) and "kernels" not in text and "closures" not in text
 
 

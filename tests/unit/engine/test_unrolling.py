@@ -89,8 +89,12 @@ CASES = {
     "start through the weights": level("pgd(steps = 2, step = 0.01, start = x + 0.3 * grad(x: CE(f(x), y)))"),
     "start and steps": level("ascent(steps = 3, step = 0.15, start = raw(x + 0.1 * grad(x: CE(f(x), y))))"),
     "clean predictions": level("ascent(steps = 3, step = 0.5, start = x + uniform(linf(0, 0.1)))", objective="maximize KL(p(x) || p(x'))"),
-    "a gradient in the objective": level("ascent(steps = 2, step = 0.2, start = x)", objective="maximize norm(grad(x': CE(f(x'), y)), 2)^2 + f(x')[0]"),
-    "a gradient at x in the objective": level("ascent(steps = 2, step = 0.2, start = x)", objective="maximize dot(x' - x, grad(x: CE(f(x), y))) - norm(x' - x, 2)^2"),
+    "a gradient in the objective": level(
+        "ascent(steps = 2, step = 0.2, start = x)", objective="maximize norm(grad(x': CE(f(x'), y)), 2)^2 + f(x')[0]"
+    ),
+    "a gradient at x in the objective": level(
+        "ascent(steps = 2, step = 0.2, start = x)", objective="maximize dot(x' - x, grad(x: CE(f(x), y))) - norm(x' - x, 2)^2"
+    ),
     "set around a point": level("ascent(steps = 2, step = 0.4, start = 0)", "linf(0, 0.1)", objective="maximize CE(f(x + x'), y)"),
 }
 
@@ -102,7 +106,9 @@ def test_against_finite_differences(name: str, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("mode", ["", "with f in train", "with f in untracked"])
-@pytest.mark.parametrize("solver", ["ascent(steps = 3, step = 0.15, start = x + uniform(linf(0, 0.1)))", "momentum(steps = 2, step = 0.03, start = x)"])
+@pytest.mark.parametrize(
+    "solver", ["ascent(steps = 3, step = 0.15, start = x + uniform(linf(0, 0.1)))", "momentum(steps = 2, step = 0.03, start = x)"]
+)
 def test_with_batchnorm(solver: str, mode: str) -> None:
     """In each mode of the level; the upper pass in train mode writes statistics before the level is differentiated."""
     agree(level(solver, "l2(x, 0.12)", mode=mode) + UPPER, True, X)
@@ -190,5 +196,3 @@ def test_the_callers_parameters_and_flags() -> None:
 def test_solvers_that_are_not_differentiated(solver: str) -> None:
     with pytest.raises(RecipeError, match="not differentiated"):
         step_of(level(solver) + UPPER, network(False))
-
-

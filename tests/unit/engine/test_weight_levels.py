@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from engine_tools import BY, batchnorm, data, gradients, mlp, seeded, step_of
+from engine_tools import BY, batchnorm, data, gradients, mlp, step_of
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -396,13 +395,3 @@ def test_what_cannot_be_meant_is_one_clear_error(text: str, code: str) -> None:
         lossdsl.parse("recipe r\n" + text.replace("BY", BY)).plan  # noqa: B018
     found = [d for d in caught.value.diagnostics if d.severity == "error"]  # type: ignore[attr-defined]
     assert len(found) == 1 and found[0].code.startswith(code)
-
-
-def test_generators_make_it_repeatable() -> None:
-    """The level itself draws nothing."""
-    x, y = data()
-    step: Callable[..., Any] = step_of(level("l2(theta, 0.2)", "linear"), mlp()).solve
-    generator = seeded()
-    state = generator.get_state()
-    step(x, y, generator=generator)
-    assert torch.equal(generator.get_state(), state)

@@ -257,3 +257,16 @@ def weights_stay(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
 @formula("next_values")
 def next_values(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
     return ce(f(s["x'"]), y).mean()
+
+
+@formula("fooled_weight")
+def fooled_weight(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    moved = f(s["x'"])
+    return (ce(moved, y) * (1 + (moved.argmax(1) != y).double())).mean()
+
+
+@formula("stays_behind")
+def stays_behind(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    moved, clean = f(s["x'"]), f(x).detach()
+    far = x + 0.1 * p(clean)[torch.arange(len(y)), y].unsqueeze(1)
+    return (ce(moved, y) + kl(clean, moved) + kl(f(far).detach(), moved)).mean()

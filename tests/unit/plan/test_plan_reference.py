@@ -16,7 +16,8 @@ from lossdsl.engine.reference import Reference
 from lossdsl.front import Recipe
 from lossdsl.plan.ir import Plan
 from lossdsl.solve import min_norm_weights
-from tests.strategies.oracle import compared, given_states, load_states, others, stages
+from tests.strategies.oracle import compared, load_states, others, stages
+from tests.strategies.values import values_for
 
 CASES = cases()
 RECIPES = [lossdsl.load(name) for name in SHIPPED]
@@ -41,7 +42,8 @@ class Bench:
         models = others(recipe.typed, other_model)
         self.step = lossdsl.compile(with_plan(recipe, runnable(plan)), self.model, num_classes=CLASSES, models=models)
         self.reference = Reference(recipe.typed, self.model, CLASSES, models=models)
-        self.states = given_states(recipe.typed, self.x, CLASSES)
+        values = values_for(recipe.typed, self.x, CLASSES, model=self.model)
+        self.states = {s.name: values[s.name] for s in recipe.typed.states}
         load_states(self.step, self.states)
         self.index = torch.arange(len(self.x))
 
@@ -50,8 +52,9 @@ class Bench:
 
 
 def other_model(seed: int) -> nn.Module:
+    """With BatchNorm: a frozen model is in eval mode throughout."""
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, CLASSES)).double()
+    return nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, CLASSES)).double()
 
 
 def check_upper(recipe: Recipe, plan: Plan) -> None:
