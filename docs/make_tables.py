@@ -61,9 +61,7 @@ def training() -> str:
     return "`" + _defaults(TrainOptions).replace("PydanticUndefined", "constant") + "`"
 
 
-SECTIONS: dict[str, Callable[[], str]] = {
-    f.__name__: f for f in (operations, binders, solvers, sets, optimizers, schedules, training)
-}
+SECTIONS: dict[str, Callable[[], str]] = {f.__name__: f for f in (operations, binders, solvers, sets, optimizers, schedules, training)}
 
 
 def rewritten(text: str) -> str:

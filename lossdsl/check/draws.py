@@ -107,7 +107,9 @@ def sample_kind(self: Inference, draw: Typed, over: t.Expr | None, scope: Scope)
     if over is None:
         return default, draw.kind
     if isinstance(over, t.Call):
-        self.report.not_yet("draws in a latent space", over.span)
+        self.report.error(
+            "E027", "a draw over latent(n) feeds a model of a game", over.span, "in a recipe a draw is over x, example, classes or batch"
+        )
         return None
     name = over.id if isinstance(over, t.Name) else ""
     kinds = {"x": Kind.INPUT, "example": Kind.REAL, "batch": Kind.CONST, "classes": Kind.VECTOR}
@@ -138,7 +140,10 @@ def infer_sampler(self: Inference, given: list[t.Argument], scope: Scope, at: Co
     if law.kind not in (Kind.VECTOR, Kind.PROB):
         self.report.error("E013", f"a sampler has one number per class, and this is {DESCRIPTION[law.kind]}", e.args[0].span, help)
         return None
-    if varies(law) or any(not _is_state(scope, name) for name in law.depends):
+    if varies(law):
+        self.report.error("E027", "a sampler is one law for the whole batch, and this differs between examples", e.args[0].span, help)
+        return None
+    if any(not _is_state(scope, name) for name in law.depends):
         self.report.error("E027", "a sampler is asked before the batch is there, and this depends on the batch", e.args[0].span, help)
         return None
     return law

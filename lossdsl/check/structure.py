@@ -94,7 +94,8 @@ def _several(self: Checker) -> None:
                 said = f"{later.var} depends on {level.var}, of which danskin keeps several solutions"
                 self.report.error("E021", said, later.span, f"remove through danskin, or solve {later.var} before {level.var}")
         for e in (part for root in _spoken(self) for part in walk(root)):
-            if (e.op == "point" and len(e.attrs) > 1 and e.attrs[0] == level.var) or (e.op == "fact" and e.attrs[1] == level.var and e.attrs[0] != "fooled"):
+            iterate = e.op == "point" and len(e.attrs) > 1 and e.attrs[0] == level.var
+            if iterate or (e.op == "fact" and e.attrs[1] == level.var and e.attrs[0] != "fooled"):
                 said = f"danskin keeps several solutions {level.var}, and only the points themselves"
                 self.report.error("E017", said, e.span, f"use {level.var} alone, or remove through danskin")
         if level.solver.start_kind == "previous":

@@ -41,7 +41,7 @@ def matched(old: Sequence[Addend], new: Sequence[Addend]) -> Iterator[tuple[Adde
     partner: dict[int, int] = {}
     for alike in (_same, _same_factors, _shared, _same_outline):
         scored = [(alike(a, b), i, j) for i, a in enumerate(old) for j, b in enumerate(new)]
-        for score, i, j in sorted(scored, key=lambda s: (-s[0], *sorted((old[s[1]].text, new[s[2]].text)), s[1] + s[2])):
+        for score, i, j in sorted(scored, key=lambda s: (-s[0], s[1], s[2])):
             if score and i not in partner and j not in partner.values():
                 partner[i] = j
     waiting = [j for j in range(len(new)) if j not in partner.values()]

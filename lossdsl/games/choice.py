@@ -18,7 +18,8 @@ def with_solver(recipe: Recipe, solver: str | None, options: Mapping[str, float 
 
     solver: as a `solve` statement has it, "gda(step = 0.1, iterations = 100)"; a bare name keeps those declared options that it knows;
     None: the declared one. options replace single ones: step, iterations, batch, noise (a standard deviation), alpha, ... Optimizers of
-    players belong to alternating, and are left out with any other solver. Raises UserError or RecipeError for what the solver does not take.
+    players belong to alternating, and are left out with any other solver. Raises UserError or RecipeError for what the solver does not
+    take.
     """
     declared = recipe.game.solver
     name, bracket, _ = (solver or declared.name).partition("(")

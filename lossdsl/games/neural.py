@@ -44,8 +44,8 @@ class PlayRequest:
     """How a game of models is played.
 
     data: "ring" or "digits". solver, options: in place of the declared ones, see `lossdsl.games.choice.with_solver`. network: a row of
-    lossdsl.games.neural_models.NETWORKS for every model; models: networks of your own by name, in place of it. out: directory for checkpoint
-    and result; None keeps nothing. resume: go on with the run there. every: iterations between measurements.
+    lossdsl.games.neural_models.NETWORKS for every model; models: networks of your own by name, in place of it. out: directory for
+    checkpoint and result; None keeps nothing. resume: go on with the run there. every: iterations between measurements.
     """
 
     data: str = "ring"

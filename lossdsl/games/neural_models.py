@@ -109,9 +109,10 @@ def _clip(model: nn.Module, bound: float) -> None:
 
 def _iterate(model: nn.Module, bound: float) -> None:
     """One power iteration of every layer, whose vectors then stay as they are until the model's next step (Miyato et al., 2018, alg. 1)."""
+    module: Any
     for module in model.modules():
         if parametrize.is_parametrized(module, "weight"):
-            norms: Any = module.parametrizations.weight
+            norms = module.parametrizations.weight
             norms.train()
             with torch.no_grad():
                 module.weight  # noqa: B018  (computing it in train mode is the iteration)

@@ -55,12 +55,12 @@ def _plane(axes: Axes, play: ModelPlay, made: Tensor, data: Tensor) -> None:
     for critic in critics(play.trainer.game.game)[:1]:
         line = torch.linspace(-REACH, REACH, GRID)
         grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).reshape(-1, 2).to(play.trainer.device, play.trainer.dtype)
-        values = scores(play.trainer, critic, grid).cpu().reshape(GRID, GRID)
-        levels = axes.contour(line, line, values, 9, colors="0.45", linewidths=0.8)
+        values = scores(play.trainer, critic, grid).cpu().reshape(GRID, GRID).numpy()
+        levels = axes.contour(line.numpy(), line.numpy(), values, 9, colors="0.45", linewidths=0.8)
         axes.clabel(levels, fontsize=7)
-        axes.plot([], [], color="0.45", linewidth=0.8, label="level lines of the critic")
-    axes.plot(*data[:SHOWN].T, "o", color="C0", markersize=5, markerfacecolor="none", alpha=0.5, label="data")
-    axes.plot(*made[:SHOWN].T, "x", color="C1", markersize=4, label="samples")
+        axes.plot([], [], color="0.45", linewidth=0.8, label="critic (dashed: below 0)")
+    axes.plot(*data[:SHOWN].T.numpy(), "o", color="C0", markersize=5, markerfacecolor="none", alpha=0.5, label="data")
+    axes.plot(*made[:SHOWN].T.numpy(), "x", color="C1", markersize=4, label="samples")
     axes.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), aspect="equal")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=3, fontsize="small", frameon=False)
 
@@ -71,7 +71,7 @@ def _images(axes: Axes, images: Tensor, title: str) -> None:
     shown = shown.mean(1) if shown.dim() == 4 else shown
     height, width = shown.shape[-2:]
     framed = torch.nn.functional.pad(shown, (1, 1, 1, 1), value=0.5).reshape(SIDE, SIDE, height + 2, width + 2)
-    axes.imshow(framed.permute(0, 2, 1, 3).reshape(SIDE * (height + 2), -1), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(framed.permute(0, 2, 1, 3).reshape(SIDE * (height + 2), -1).numpy(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()
     axes.set_title(title)
 

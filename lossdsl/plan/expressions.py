@@ -350,7 +350,8 @@ def _draw(self: Emitter, e: Typed, mode: str) -> int:
 
 _RULES = {
     "draw": _draw,
-    "number": _number, "input": _leaf, "label": _leaf, "classes": _leaf, "point": _leaf, "sample": _leaf, "logits": _logits, "apply": _logits,
+    "number": _number, "input": _leaf, "label": _leaf, "classes": _leaf, "point": _leaf, "sample": _leaf, "logits": _logits,
+    "apply": _logits,
     "state": _leaf, "found": _leaf, "weights": _weights, "grad": _grad, "leaf": _leaf_of, "grad_theta": _grad_theta,
     "prob": _prob, "mode": _mode, "stop": _stop, "mix": _mix, "if": _if, "at": _entry, "log": _log, "CE": _cross_entropy, "reduce": _reduce,
     "nth": _nth, "bound": _bound, "pick": _pick, "fact": _fact, "batch_mean": _batch, "batch_sum": _batch,

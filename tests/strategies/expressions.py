@@ -49,7 +49,9 @@ class Names:
 
     def without(self, var: str) -> Names:
         """Where a binder shadows a name."""
-        kept: dict[str, Any] = {k: tuple(t for t in getattr(self, k) if t != var) for k in ("classes", "members", "numbers", "whole", "vectors")}
+        kept: dict[str, Any] = {
+            k: tuple(t for t in getattr(self, k) if t != var) for k in ("classes", "members", "numbers", "whole", "vectors")
+        }
         return replace(self, **kept)
 
     def inside(self, var: str, relation: str) -> Names:
@@ -200,7 +202,9 @@ class _Filler:
         if "grad(" in template:
             at = self.one(*names.named) if "{at}" in template else "v"
             inner, known = names.under(at), {"at": at}
-            known["bodyat" if "{at}" in template else "bodyv"] = self.one("CE(f({}), y)", "H(p({}))", "M({})[0]", "norm({} - 1.3, 2)").format(at)
+            known["bodyat" if "{at}" in template else "bodyv"] = self.one(
+                "CE(f({}), y)", "H(p({}))", "M({})[0]", "norm({} - 1.3, 2)"
+            ).format(at)
 
         def slot(found: re.Match[str]) -> str:
             word = found.group(1)
@@ -219,7 +223,15 @@ class _Filler:
         index = (*names.classes, *names.whole, "0", "1", "2")
         if word == "atweights":
             return "f{" + self.one(*names.weights, "theta") + "}"
-        choices = {"model": names.models, "counted": names.counted, "point": names.points, "classname": names.classes, "index": index, "vec": names.vectors, "name": names.numbers}
+        choices = {
+            "model": names.models,
+            "counted": names.counted,
+            "point": names.points,
+            "classname": names.classes,
+            "index": index,
+            "vec": names.vectors,
+            "name": names.numbers,
+        }
         return self.one(*(choices | {"solved": names.solved} | _FIXED)[word])
 
 
@@ -345,7 +357,9 @@ class _Writer:
         """A level over the weights."""
         one = self.fill.one
         point, inside = one(*self.names.points), replace(self.names, graded=True).plus(weights="W")
-        ball = one("l2(theta, 0.1)", "layerwise(theta, 0.02)", "layerwise(theta, 0.02, only = matrices)", "adaptive(theta, 0.1)", "l2(theta, 0)")
+        ball = one(
+            "l2(theta, 0.1)", "layerwise(theta, 0.02)", "layerwise(theta, 0.02, only = matrices)", "adaptive(theta, 0.1)", "l2(theta, 0)"
+        )
         objective = f"CE(f{{W}}({point}), y) + 0.1 * tanh({self.expression('Real', inside)})"
         solver = one("linear", "pgd(steps = 2, step = 0.05)", "ascent(steps = 1, step = 0.05, keep = best)", "linear(start = theta)")
         self.lines.append(f"lower W in {ball} maximize {objective} by {solver}{one('', ' with f in train', ' with f in untracked')}")
@@ -356,7 +370,9 @@ class _Writer:
         one, draw = self.fill.one, self.fill.draw
         if draw(st.booleans()):
             body = f"cls[y] * CE(f({one(*self.names.points)}), y) + 0.1 * {self.expression('Real')}"
-            self.lines.append(f"lower cls in simplex(K) maximize {body} by {one('ascent', 'adam')}(steps = 2, step = 0.1, start = ones(K)/K)")
+            self.lines.append(
+                f"lower cls in simplex(K) maximize {body} by {one('ascent', 'adam')}(steps = 2, step = 0.1, start = ones(K)/K)"
+            )
             self.names = self.names.plus(vectors="cls")
         if draw(st.booleans()) and self.names.solved:
             end = one(*self.names.solved)
@@ -366,7 +382,9 @@ class _Writer:
         if draw(st.booleans()):
             self.weights()
             at = one("", " at W")
-        self.lines.append(f"state n1 = lam then batch_mean({self.expression('Real')}), c1 = zeros(K) then class_mean({self.expression('Real')})")
+        self.lines.append(
+            f"state n1 = lam then batch_mean({self.expression('Real')}), c1 = zeros(K) then class_mean({self.expression('Real')})"
+        )
         self.lines.append(f"memory m1 = 0 then {self.expression('Real')}{one('', ' with f in eval')}")
         self.names = self.names.plus(numbers="n1").plus(numbers="m1", vectors="c1")
         return at

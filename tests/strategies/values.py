@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lossdsl.check.typed import TypedFind, TypedRecipe
+from lossdsl.check.typed import TypedFind, TypedRecipe, TypedState
 from lossdsl.lang.types import Kind
 
 
@@ -33,7 +33,7 @@ def values_for(typed: TypedRecipe, x: Tensor, classes: int, seed: int = 0, model
     def rand(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, dtype=torch.float64)
 
-    values: dict[str, Tensor] = {}
+    values = {s.name: 0.5 + rand(*_state_shape(s, x.shape[0], classes)) for s in typed.states}
     theta = torch.cat([p.detach().flatten() for p in (model or small_model(x[0].numel(), classes)).parameters()])
     for stage in typed.stages:
         if isinstance(stage, TypedFind):
@@ -42,9 +42,6 @@ def values_for(typed: TypedRecipe, x: Tensor, classes: int, seed: int = 0, model
             values[stage.var] = theta + 0.1 * (rand(*theta.shape) - 0.5)
         elif stage.set.over == "classes":
             values[stage.var] = torch.softmax(3 * rand(classes), 0)
-    for state in typed.states:
-        shape = (x.shape[0],) if state.per_example else (classes,) if state.init.kind is Kind.VECTOR else ()
-        values[state.name] = 0.5 + rand(*shape)
     for level in (level for level in typed.levels if level.set.over == "input"):
         members = () if level.axis is None else (classes - (level.axis.domain.kind == "not"),)
         for key in (level.var, *(f"{level.var}@{k}" for k in range(level.solver.options.steps + 1))):
@@ -56,3 +53,7 @@ def values_for(typed: TypedRecipe, x: Tensor, classes: int, seed: int = 0, model
         low, high = (sample.draw.low, sample.draw.high) if sample.draw.attrs[0] == "uniform" and sample.over != "x" else (-0.3, 0.7)
         values[sample.name] = low + (high - low) * rand(*shapes[sample.over])
     return values
+
+
+def _state_shape(state: TypedState, examples: int, classes: int) -> tuple[int, ...]:
+    return (examples,) if state.per_example else (classes,) if state.init.kind is Kind.VECTOR else ()

@@ -429,7 +429,9 @@ def test_the_facade_is_small_and_complete() -> None:
         _ = lossdsl.trian  # type: ignore[attr-defined]
 
 
-def test_training_says_what_the_checker_warns_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_training_says_what_the_checker_warns_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     """Warnings never block a run, and are not lost either: a radius in pixel units."""
 
     def stop(request: object) -> None:

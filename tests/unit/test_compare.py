@@ -59,6 +59,15 @@ log size = u
 
 solve gda(step = 0.1, iterations = 100)
 """
+NEURAL = """game held
+model critic : Input -> Real
+model h : Latent -> Input
+keep critic in clip(0.01)
+sample z ~ normal(1) over latent(8)
+player critic maximize critic(x) - critic(h(z)) by rmsprop(lr = 5e-5, steps = 5)
+player h minimize -critic(h(z)) by rmsprop(lr = 1e-3)
+solve alternating(iterations = 2000, batch = 64)
+"""
 ATTACK = """attack base
 param eps = 8/255
 run one : x' in linf(x, eps) maximize CE(f(x'), y) by pgd(steps = 20, step = eps/4, start = uniform)
@@ -247,13 +256,15 @@ def test_games_and_attacks(base: str, edit: tuple[str, str], row: tuple[str, str
     assert changed(base, edit) == [row]
 
 
-def test_models_that_are_players_are_held() -> None:
-    """`model NAME : A -> B`, `keep`, and the optimizer of a player."""
-    text = game_paths()["wgan_clip"].read_text(encoding="utf-8")
-    edits = ("keep critic in clip(", "keep critic in clip(2 * "), ("steps = 5", "steps = 6"), ("rmsprop(lr = 5e-5)", "adam(lr = 5e-5)")
-    found = changed(text, *edits)
-    assert [row[0] for row in found] == ["player critic", "player h", "keep"]
-    assert found[0][1:] == ("steps", "5", "6") and found[1][1:] == ("by", "rmsprop(lr = 5e-5)", "adam(lr = 5e-5)")
+def test_players_that_are_models() -> None:
+    """`model NAME : A -> B`, `keep`, the optimizer of a player and its number of updates, `over latent(n)`."""
+    edits = ("clip(0.01)", "clip(0.02)"), ("steps = 5", "steps = 6"), ("rmsprop(lr = 1e-3)", "adam(lr = 1e-3)"), ("latent(8)", "latent(9)")
+    assert changed(NEURAL, *edits) == [
+        ("samples", "z", "normal(1) over latent(8)", "normal(1) over latent(9)"),
+        ("player critic", "steps", "5", "6"),
+        ("player h", "by", "rmsprop(lr = 1e-3)", "adam(lr = 1e-3)"),
+        ("keep", "critic", "clip(0.01)", "clip(0.02)"),
+    ]
 
 
 def test_what_fait_changes_in_trades() -> None:
@@ -292,6 +303,18 @@ def test_a_term_with_another_factor_is_changed_and_not_replaced() -> None:
     found = [r for r in compare(loaded("trades"), loaded("mart")).rows if r.section == "upper"]
     pair = ("lambda * KL(p(x) || p(x'))", "lambda * KL(p(x) || p(x')) * (1 - p(x)[y])")
     assert [(r.old, r.new) for r in found if r.change == "changed"] == [pair]
+
+
+def test_the_nearest_term_is_the_partner() -> None:
+    """Before one that shares as many factors goes one that differs in its coefficient alone."""
+    first = objective("lambda * H(p(x)) * norm(x, 2) + TV(p(x) || p(x'))")
+    second = objective("CE(f(x), y) * H(p(x)) * norm(x, 2) + 3 * H(p(x)) * norm(x, 2) + b * JS(p(x) || p(x'))")
+    assert rows(compare(first, second)) == [
+        ("upper", "minimize", None, "CE(f(x), y) * H(p(x)) * norm(x, 2)"),
+        ("upper", "minimize", "lambda * H(p(x)) * norm(x, 2)", "3 * H(p(x)) * norm(x, 2)"),
+        ("upper", "minimize", "TV(p(x) || p(x'))", None),
+        ("upper", "minimize", None, "b * JS(p(x) || p(x'))"),
+    ]
 
 
 def mirrored(row: tuple[str, str, str | None, str | None]) -> tuple[str, str, str | None, str | None]:

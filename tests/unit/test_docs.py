@@ -66,7 +66,18 @@ def test_the_tables_are_those_of_the_language() -> None:
 
 
 def test_every_name_of_the_language_is_on_the_page() -> None:
-    names = {*OPERATIONS, *BINDERS, *FACTS_OF_A_LEVEL, *SOLVERS, *SETS, *OPTIMIZERS, *SCHEDULES, *THROUGH, *FINDERS, *TrainOptions.model_fields}
+    names = {
+        *OPERATIONS,
+        *BINDERS,
+        *FACTS_OF_A_LEVEL,
+        *SOLVERS,
+        *SETS,
+        *OPTIMIZERS,
+        *SCHEDULES,
+        *THROUGH,
+        *FINDERS,
+        *TrainOptions.model_fields,
+    }
     names |= {"grad", "D", "stop", "if", "top", "raw", "previous", "uniform", "corner", "normal", "rademacher", "until", "noise", "joint"}
     assert not [name for name in sorted(names) if not re.search(rf"(?<![\w]){re.escape(name)}(?!\w)", PAGE)]
 

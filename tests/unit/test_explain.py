@@ -143,7 +143,11 @@ def test_constructs_are_shown(name: str) -> None:
 
 
 def test_stages_come_in_the_order_of_running() -> None:
-    text = CASES["find"][0].replace("find t", f"{WEIGHTS.format('l2', '0.1', 'linear')}find t").replace("t * CE(f(x'), y)", "t * CE(f{w}(x'), y)")
+    text = (
+        CASES["find"][0]
+        .replace("find t", f"{WEIGHTS.format('l2', '0.1', 'linear')}find t")
+        .replace("t * CE(f(x'), y)", "t * CE(f{w}(x'), y)")
+    )
     heads = [line for line in parse_recipe("recipe r\n" + text).explain().splitlines() if line and not line.startswith(" ")]
     assert heads == ["recipe r", "input", "lower x'", "lower w", "find t", "upper", "operations"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pytest
 import torch
 from engine_tools import Flat, seeded
 from hypothesis import HealthCheck, given, settings

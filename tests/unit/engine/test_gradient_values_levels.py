@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from engine_tools import batchnorm, data, gradients, mlp, step_of, upper
-from test_gradient_values import Counted, X, Y, ce, ce_slope, slope, sq
+from test_gradient_values import Counted, X, Y, ce, ce_slope, dot, slope, sq
 from torch import Tensor, nn
 
 import lossdsl

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from games_helpers import game, rows
@@ -65,10 +63,11 @@ def test_away_from_the_kink_both_descend() -> None:
 
 
 def test_the_maximiser_is_left_at_its_best_answer_inside_its_set() -> None:
-    text = "let Phi = u * sin(3 * v)\nplayer u = 2 minimize Phi\nplayer v = 0 in [-1, 2] maximize Phi\n"
-    played = game(text, "solve danskin(starts = 12, inner = 200, inner_step = 0.02, step = 0.1, iterations = 1)\n")
-    final = played.run(seed=0).final[0]
-    assert float(final[0]) == pytest.approx(1.9) and math.sin(3 * float(final[1])) == pytest.approx(1, abs=1e-3)
+    """Ends of [-1, 2] are local maximisers of u v^2; the gradients 4 and 1 have the min-norm combination 1, and v = 2 is the better."""
+    text = "let Phi = u * v^2\nplayer u = 2 minimize Phi\nplayer v = 0 in [-1, 2] maximize Phi\n"
+    played = game(text, "solve danskin(starts = 12, inner = 100, inner_step = 0.1, step = 0.1, iterations = 1)\n")
+    for seed in range(4):
+        assert played.run(seed=seed).final[0].tolist() == pytest.approx([1.9, 2.0])
 
 
 def test_order_of_declaration_does_not_matter() -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from games_helpers import largest, linear, rows
+from games_helpers import game, largest, linear, rows
 from torch import Tensor
 
 from lossdsl.games import compile_game, load_game
@@ -132,11 +132,15 @@ def test_alternating_descent_ascent_keeps_the_bilinear_game_bounded() -> None:
     text = (
         "player x = 1 minimize x * y by sgd(lr = 0.1)\nplayer y = 0 maximize x * y by sgd(lr = 0.1)\nsolve alternating(iterations = 300)\n"
     )
-    from games_helpers import game
-
     a = 0.1
     matrix = rows((1.0, 0.0), (a, 1.0)) @ rows((1.0, -a), (0.0, 1.0))
     found = game(text).run().points[:, 0]
     torch.testing.assert_close(found[-1], torch.linalg.matrix_power(matrix, 300) @ rows((1.0, 0.0))[0], rtol=1e-9, atol=1e-9)
-    twice = game(text.replace("minimize x * y by sgd(lr = 0.1)", "minimize x * y by sgd(lr = 0.1, steps = 2)")).run(iterations=1).final[0]
-    torch.testing.assert_close(twice, rows((1.0, 0.0), (a, 1.0)) @ rows((1.0, -2 * a), (0.0, 1.0)) @ rows((1.0, 0.0))[0])
+    twice = game(text.replace("minimize x * y by sgd(lr = 0.1)", "minimize x * y by sgd(lr = 0.1, steps = 2)"))
+    expected = rows((1.0, 0.0), (a, 1.0)) @ rows((1.0, -2 * a), (0.0, 1.0)) @ rows((0.7, 0.4))[0]
+    torch.testing.assert_close(twice.run(start=rows((0.7, 0.4)), iterations=1).final[0], expected)
+
+
+def test_a_turn_with_normalized_gradients() -> None:
+    text = "player u = [3, 4] minimize norm(u, 2)^2 by sgd(lr = 0.5, normalize = true)\nsolve alternating(iterations = 1)\n"
+    torch.testing.assert_close(game(text).run(start=rows((3.0, 4.0), (0.0, 0.0))).final, rows((2.7, 3.6), (0.0, 0.0)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,10 @@ def test_ppm_solves_its_implicit_equation_to_rounding() -> None:
     points = played.run("ppm(step = 0.2, iterations = 20)").points[:, 0]
     residual = points[1:] - points[:-1] + 0.2 * played.field(points[1:])
     assert float(residual.abs().max()) < 1e-14
+
+
+def test_ppm_takes_shorter_newton_steps_where_full_ones_would_jump_to_and_fro() -> None:
+    """w + 20 tanh(w) = 3 from w = 3: undamped Newton ends up jumping between 23 and -17."""
+    played = game("player u = 3 minimize 20 * log(exp(u) + exp(-u))\n", "solve ppm(step = 1, iterations = 1)\n")
+    w = played.run().final.item()
+    assert w + 20 * math.tanh(w) == pytest.approx(3, abs=1e-12)

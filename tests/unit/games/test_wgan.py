@@ -35,11 +35,11 @@ PLAIN = "player critic maximize critic(x) - critic(h(z))"
 GENERATOR = "player h minimize -critic(h(z))"
 
 
-def networks(seed: int = 0) -> Networks:
+def networks(seed: int = 0, latent: int = 3) -> Networks:
     """Small and smooth, so that second derivatives count."""
     torch.manual_seed(seed)
     critic = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 1), nn.Flatten(0))
-    return {"critic": critic.double(), "h": nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)).double()}
+    return {"critic": critic.double(), "h": nn.Sequential(nn.Linear(latent, 5), nn.Tanh(), nn.Linear(5, 2)).double()}
 
 
 def trainer(text: str, models: Networks, seed: int = 3) -> Trainer:
@@ -176,6 +176,37 @@ def test_turns_with_spectral_normalisation() -> None:
     close({"h": t.game.models["h"]}, m)
 
 
+@pytest.mark.parametrize("name", ["wgan_clip", "wgan_gp", "wgan_sn"])
+def test_one_turn_of_a_shipped_game(name: str) -> None:
+    """Objectives, rates, bounds, critic steps and batch of the published methods (T32)."""
+    models, game = networks(latent=8), load(name).game
+    prepare(models, game.keeps)
+    t, m = (Trainer(ModelGame(game, nets), load_source("ring"), 3, CPU, torch.float64) for nets in (models, copy.deepcopy(models)))
+    batches, nets = [m.fresh() for _ in range(6)], dict(m.game.models)
+    layers = [Normalised(nets["critic"][n]) for n in (0, 2)] if name == "wgan_sn" else []  # type: ignore[index]
+    own: list[Tensor] = [p for layer in layers for p in (layer.bias, layer.weight)] or list(nets["critic"].parameters())
+    if layers:
+        nets["critic"] = lambda x: layers[1](torch.tanh(layers[0](x))).squeeze(1)  # type: ignore[assignment]
+    make: Callable[[list[Tensor]], torch.optim.Optimizer] = {
+        "wgan_clip": lambda p: torch.optim.RMSprop(p, 5e-5),
+        "wgan_gp": lambda p: torch.optim.Adam(p, 1e-4, betas=(0.0, 0.9)),
+        "wgan_sn": lambda p: torch.optim.Adam(p, 2e-4, betas=(0.0, 0.9)),
+    }[name]
+    c, h = make(own), make(list(nets["h"].parameters()))
+    for b in batches[:5]:
+        step(c, penalised_loss(nets, b) if name == "wgan_gp" else critic_loss(nets, b))
+        for p in own if name == "wgan_clip" else ():
+            p.data.clamp_(-0.01, 0.01)
+        for layer in layers:
+            layer.iterate()
+    step(h, generator_loss(nets, batches[5]))
+    t.iterate()
+    wanted = own + list(nets["h"].parameters())
+    assert len(batches[0].x) == 64
+    for p, q in zip((p for n in ("critic", "h") for p in t.game.models[n].parameters()), wanted, strict=True):
+        assert torch.allclose(p, q, rtol=1e-10, atol=1e-10)
+
+
 def test_spectral_norm_ends_near_one() -> None:
     text = f"{PLAIN} by sgd(lr = 0.05) {GENERATOR} by sgd(lr = 0.05) keep critic in spectral solve alternating(iterations = 30, batch = 16)"
     t = trainer(text, networks())
@@ -310,7 +341,7 @@ def test_a_model_named_f_is_a_model_like_any_other() -> None:
     t = Trainer(ModelGame(game, {"f": models["critic"], "h": models["h"]}), load_source("ring"), 0, CPU, torch.float64)
     b = t.fresh()
     wanted = models["critic"](b.x).mean() - models["critic"](models["h"](b.draws["z"])).mean()
-    assert float(t.game.objective("f", b)) == pytest.approx(float(wanted), rel=1e-12)
+    assert float(t.game.objective("f", b).detach()) == pytest.approx(float(wanted.detach()), rel=1e-12)
 
 
 def test_networks_of_the_table_fit_data_and_latent_space() -> None:
@@ -319,7 +350,7 @@ def test_networks_of_the_table_fit_data_and_latent_space() -> None:
         made = build_networks(game, shape, unit, name)
         x = made["h"](torch.randn(5, latent_size(game, "h")))
         assert x.shape == (5, *shape) and made["critic"](x).shape == (5,)
-        assert not unit or (float(x.min()) >= 0 and float(x.max()) <= 1)
+        assert not unit or (float(x.detach().min()) >= 0 and float(x.detach().max()) <= 1)
     assert set(NETWORKS) >= {"mlp", "mlp_small"}
     assert isinstance(NETWORKS["mlp_small"].build(Ports((3,), ())), nn.Module)
 

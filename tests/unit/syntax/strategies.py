@@ -25,6 +25,11 @@ NAMES = (
     "f",
     "title",
     "count",
+    "game",
+    "player",
+    "solve",
+    "data",
+    "keep",
     "epoch",
     "joint",
     "a_1",
@@ -105,6 +110,7 @@ def _some_of(draw: st.DrawFn, *clauses: st.SearchStrategy[Words]) -> Words:
 
 
 _clauses = _some_of(seq(_sense, expressions), seq("by", _solvers), _modes, seq("through", _posts))
+_player_clauses = _some_of(seq(_sense, expressions), seq("by", _solvers))
 _upper_clauses = _some_of(seq("by", _solvers, maybe("for", names)), seq("by", _solvers), seq(_modes, maybe("joint")))
 _stages = maybe("then", expressions, "from epoch", expressions)
 _limits = maybe("in", st.one_of(_intervals, seq(numbers, "..", numbers)))
@@ -116,7 +122,7 @@ definitions = st.one_of(
     seq("generator", names, "(", names, ") =", expressions),
     seq("use", strings),
 )
-items = st.one_of(
+_items = st.one_of(
     seq("title", strings),
     seq("source", strings),
     seq("param", listed(seq(names, "=", expressions, _stages, _limits))),
@@ -133,11 +139,21 @@ items = st.one_of(
     seq("train", listed(seq(names, "=", expressions))),
     seq("input", names, "in", st.one_of(names, _intervals)),
     seq("model", names, maybe("frozen")),
+    seq("model", names, ":", names, "->", names),
+    seq("model", names, "(", listed(names), ") =", expressions),
+    seq("player", names, maybe("=", st.one_of(expressions, _intervals)), maybe("in", st.one_of(_posts, _intervals)), _player_clauses),
+    seq("solve", _posts),
+    seq("data (", listed(names), ") =", listed(seq("(", listed(expressions), ")"))),
+    seq("keep", names, "in", _posts),
     seq("remove", names),
     seq("count", names),
 )
+items: st.SearchStrategy[Words] = st.deferred(lambda: _items)
 _declarations = seq(
-    st.sampled_from((("recipe",), ("attack",))), names, maybe("extends", names), st.lists(items, max_size=4).map(lambda i: sum(i, ()))
+    st.sampled_from((("recipe",), ("attack",), ("game",))),
+    names,
+    maybe("extends", names),
+    st.lists(items, max_size=4).map(lambda i: sum(i, ())),
 )
 _files = seq(st.lists(definitions, max_size=2).map(lambda d: sum(d, ())), st.lists(_declarations, max_size=2).map(lambda d: sum(d, ())))
 files: st.SearchStrategy[Words] = st.deferred(lambda: _files)

@@ -376,3 +376,59 @@ def test_all_errors_are_reported_and_the_rest_is_read() -> None:
 def test_deep_text_is_refused_not_a_crash(text: str) -> None:
     (found,) = parse(Source("recipe r let a = " + text)).diagnostics
     assert found.code == "E005"
+
+
+# --- games ---------------------------------------------------------------------------------------------------------
+
+
+def of_game(text: str) -> t.Item:
+    (item,) = clean("game g " + text).declarations[0].items
+    return item
+
+
+def test_players() -> None:
+    full = of_game("player u = 0.5 in [-1, 1] minimize u^2 by adam(lr = 0.1, steps = 5)")
+    assert isinstance(full, t.Player)
+    assert (full.name, full.init, full.sense) == ("u", num("0.5"), "minimize")
+    assert full.set == t.Sequence((t.Unary("-", num("1")), num("1"))) and full.objective == expr("u^2")
+    assert full.optimizer == t.Call(n("adam"), (t.Argument(num("0.1"), "lr"), t.Argument(num("5"), "steps")))
+    assert of_game("player u by sgd maximize e") == t.Player("u", None, None, "maximize", n("e"), call("sgd"))
+    assert of_game("player u = [1, 0] in l2(0, 1)") == t.Player(
+        "u", t.Sequence((num("1"), num("0"))), call("l2", num("0"), num("1")), None, None
+    )
+
+
+def test_solve_data_and_keep() -> None:
+    assert of_game("solve ppm") == t.Solve(call("ppm"))
+    assert of_game("keep critic in spectral") == t.Keep("critic", call("spectral"))
+    assert of_game("keep critic in clip(0.01)") == t.Keep("critic", call("clip", num("0.01")))
+    rows = (t.Sequence((num("1"), t.Binary("+", num("2"), num("3")))), t.Sequence((n("pi"), num("0"))))
+    assert of_game("data (a, b) = (1, 2 + 3), (pi, 0)") == t.Data(("a", "b"), rows)
+    assert of_game("data (a) = (1), (2)") == t.Data(("a",), (t.Sequence((num("1"),)), t.Sequence((num("2"),))))
+
+
+def test_models_of_a_game() -> None:
+    assert of_game("model h : Latent -> Input") == t.Model("h", False, "Latent", "Input")
+    assert of_game("model f(x, t) = sin(x * t)") == t.Def("f", ("x", "t"), expr("sin(x * t)"), model=True)
+
+
+@pytest.mark.parametrize("word", ["game", "player", "solve", "data", "keep"])
+def test_words_of_games_are_names_elsewhere(word: str) -> None:
+    assert items(f"let {word} = {word} + 1") == (t.Let(word, t.Binary("+", n(word), num("1"))),)
+    (train,) = items("train epochs = 1, data = mix(labelled, pseudo, fraction = 0.5)")
+    assert isinstance(train, t.Train) and train.options[1].name == "data"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("game g player u = 1 minimize a minimize b", "player u has two objectives"),
+        ("game g player u by a by b", "player u has two solvers"),
+        ("player u = 1 minimize u", "the file has statements and no recipe"),
+        ("gme g", "gme cannot stand here"),
+        ("game g data a = 1", "a cannot stand here"),
+        ("game g keep critic clip(0.01)", "in is missing before clip"),
+    ],
+)
+def test_mistakes_in_games(text: str, message: str) -> None:
+    assert [d.message for d in parse(Source(text)).diagnostics] == [message]
