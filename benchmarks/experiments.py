@@ -47,7 +47,11 @@ EXPERIMENTS = {
     "catastrophic": Experiment(
         0.3,
         (*MNIST, "--by", "adam(lr = 2e-3)", "--train", f"epochs = 15, batch = 128, schedule = cyclic(peak = 0.4), {PLAIN}"),
-        {**{name: (name,) for name in SINGLE_STEP}, "pgd_at": ("pgd_at", "--set", "step=0.075")},
+        {
+            **{name: (name,) for name in SINGLE_STEP},
+            "gradalign": ("gradalign", "--set", "lambda=5"),
+            "pgd_at": ("pgd_at", "--set", "step=0.075"),
+        },
     ),
     "overfitting": Experiment(
         0.2,

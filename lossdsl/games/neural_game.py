@@ -111,8 +111,8 @@ class ModelGame:
     def gradient(self, name: str, batch: GameBatch) -> tuple[list[Tensor], Tensor]:
         """The gradient by its own parameters of what a player minimises, and the value of its objective, both on the batch.
 
-        A player that maximises minimises minus its objective. The other models are constants. Raises UserError where one of them is not
-        a finite number.
+        A player that maximises minimises minus its objective. The other models are constants, which saves the graph through them.
+        Raises UserError where one of the numbers is not finite.
         """
         own, others = self.parameters(name), [model for other, model in self.models.items() if other != name]
         with constant_parameters(*others):

@@ -39,7 +39,8 @@ def plot_plays(plays: list[Played], out: Path) -> list[Path]:
         (_plane if flat else _over_time)(axes, plays)
         axes.set_title(plays[0].game.recipe.title)
         handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small")
+        columns = 2 if max(map(len, labels), default=0) < 45 else 1
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small")
         return [_save(figure, out.with_suffix(end)) for end in (".png", ".svg")]
 
 
@@ -133,18 +134,20 @@ def _thinned(points: Tensor) -> Any:
 
 
 def _over_time(axes: Axes, plays: list[Played]) -> None:
-    """Every coordinate of the first play of every solver."""
-    names = plays[0].game.coordinates
+    """Every coordinate of the first play of every solver: coordinates by marker and colour, solvers by line."""
     for number, played in enumerate(plays):
         points = played.trajectory.play(0)
-        for place, name in enumerate(names):
-            label = f"{name}, {_label(played)}" if len(plays) > 1 or place == 0 else name
+        every = max(1, len(points) // 12)
+        for place in range(len(played.game.coordinates)):
+            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+            first = (place * every // 4) % every if every > 1 else 0
             axes.plot(
-                points[:, place].numpy(),
-                linestyle=LINES[number % len(LINES)],
-                color=COLOURS[place % len(COLOURS)],
-                label=label,
-                linewidth=1.3,
-            )
+                points[:, place].numpy(), linestyle=LINES[number % len(LINES)], color=colour, linewidth=1.3,
+                marker=marker, markersize=5, markevery=(first, every),
+            )  # fmt: skip
+    for place, name in enumerate(plays[0].game.coordinates):
+        axes.plot([], [], color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)], label=name)
+    for number, played in enumerate(plays):
+        axes.plot([], [], color="black", linestyle=LINES[number % len(LINES)], label=_label(played))
     axes.set(xlabel="iteration", ylabel="coordinate")
     axes.grid(alpha=0.3)

@@ -14,6 +14,7 @@ from lossdsl.games.critical import CriticalPoint
 from lossdsl.games.game import Game
 from lossdsl.games.run import Trajectory
 from lossdsl.games.verdict import residual
+from lossdsl.lang.games import GAME_SOLVERS
 
 COORDINATES_SHOWN = 6
 
@@ -33,7 +34,8 @@ class Played:
     def rows(self) -> list[dict[str, Any]]:
         """One row per play."""
         game, final = self.game, self.trajectory.final
-        away = None if self.random else residual(game._field, final)
+        nested = GAME_SOLVERS[game.solver.name].nested  # the field need not vanish where one player answers the other
+        away = None if self.random or nested else residual(game._field, final)
         logs = game.logs(final, self._draw(final))
         found = []
         for n, verdict in enumerate(game.verdicts(self.trajectory)):
@@ -44,7 +46,7 @@ class Played:
                 "start": self.trajectory.points[0, n].tolist(),
                 "end": point.tolist(),
                 "residual": None if away is None else float(away[n]),
-                "distance": None if near is None else float(near),
+                "distance": None if near is None or nested else float(near),
                 "verdict": verdict,
                 "logs": {name: float(value[n]) for name, value in logs.items()},
             })  # fmt: skip
@@ -78,7 +80,8 @@ def table(plays: list[Played]) -> RenderableType:
     length = "|z - P(z - V)|" if any(p.region for p in game.players) else "|V|"
     shown = Table(title=f"{game.name} ({', '.join(game.coordinates[:COORDINATES_SHOWN])})", title_justify="left")
     for name in ("solver", "start", "end", length, "to critical point", "verdict", *logs):
-        shown.add_column(name, justify="left" if name in ("solver", "verdict") else "right")
+        words = name in ("solver", "verdict")
+        shown.add_column(name, justify="left" if words else "right", no_wrap=words)
     for row in rows:
         numbers = ("" if row[key] is None else f"{row[key]:.3g}" for key in ("residual", "distance"))
         shown.add_row(

@@ -151,6 +151,7 @@ def test_the_same_in_other_words(first: str, second: str) -> None:
         ("if(H(p(x)) < 1, H(p(x)), 0)", "if(H(p(x)) > 1, H(p(x)), 0)"),
         ("CE(f(x), y) * stop(p(x)[y])", "CE(f(x), y) * p(x)[y]"),
         ("batch_mean(CE(f(x), y) where known(y))", "CE(f(x), y)"),
+        ("batch_mean(CE(f(x), y) where known(y))", "batch_mean(CE(f(x), y) where p(x)[y] > 0.5)"),
         ("CE(f(x), y) * batch_mean(p(x)[y])", "CE(f(x), y) * p(x)[y]"),
         ("norm(f(x), 2)", "norm(f(x), 1)"),
         ("norm(grad(x: CE(f(x), y)), 2)", "norm(grad(v = x: CE(f(v), y) + H(p(x))), 2)"),
@@ -170,6 +171,12 @@ def test_defaults_written_out_are_no_difference() -> None:
         ("model g frozen", "input x in [0, 1] model g frozen"),
     ]
     assert changed(BASE, *edits) == []
+
+
+def test_of_a_statement_only_one_has_its_defaults_are_not_shown() -> None:
+    bare = parse_recipe(BASE[: BASE.index("train epochs")])
+    found = [("epochs", "30"), ("batch", "128"), ("schedule", "drop(at = [15, 20])")]
+    assert rows(compare(bare, parse_recipe(BASE))) == [("train", name, None, value) for name, value in found]
 
 
 def test_a_def_does_not_capture_the_class_of_a_binder_around_it() -> None:

@@ -363,8 +363,9 @@ def test_ring_measures() -> None:
     assert found["modes"] == 8 and found["near"] > 0.97 and found["w1"] < 1e-6
     half = means[:4].repeat(200, 1)
     assert ring(half, data)["modes"] == 4 and ring(half, data)["near"] == 1
-    away = ring(half + 4 * STD, data)
-    assert away["near"] == 0 and away["modes"] == 0
+    for distance, near in ((2.9, 1), (3.1, 0)):
+        moved = ring(half + torch.tensor([distance * STD, 0.0]), data)
+        assert moved["near"] == near and moved["modes"] == 4 * near
     assert ring(data + torch.tensor([1.0, 0.0]), data)["w1"] == pytest.approx(1, rel=1e-5)
 
 

@@ -73,6 +73,18 @@ def test_seeds_and_measurements() -> None:
     assert set(one.records[0]) == {"iteration", "gap", "modes", "near", "w1"}
 
 
+def test_the_critic_gap() -> None:
+    """mean critic(x) - mean critic(h(z)), here of weights that know it: the critic is the first coordinate, samples are all (-3, 0)."""
+    nets = {"critic": nn.Linear(2, 1), "h": nn.Linear(8, 2)}
+    for net, bias in ((nets["critic"], [0.0]), (nets["h"], [-3.0, 0.0])):
+        net.weight.data.zero_()
+        net.bias.data = torch.tensor(bias)
+    nets["critic"].weight.data[0, 0] = 1.0
+    play = play_models(load("wgan_gp"), PlayRequest(models=nets, options={"iterations": 1, "batch": 4}, device="cpu"))
+    assert play.records[0]["gap"] == pytest.approx(3, abs=0.15)  # the mean of 2000 points of the ring is near 0
+    assert play.records[0]["modes"] == 0
+
+
 def test_the_ring_is_found() -> None:
     """At the start no sample is near a mean and W1 is 2; 300 iterations (about 5 s) cover 5 to 7 of the 8 modes on the seeds tried."""
     text = load("wgan_gp").text.replace("beta1 = 0,", "beta1 = 0.5,").replace("steps = 5", "steps = 3")
@@ -149,3 +161,14 @@ def test_a_damaged_checkpoint(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(UserError, match="damaged"):
         played(load("wgan_gp"), 2, out=tmp_path / "run", resume=True)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(tmp_path: Path) -> None:
+    """The same draws as on the CPU, and weights that stay close to those for a few iterations; checkpoints are taken up."""
+    options = {"iterations": 2, "batch": 16}
+    one, two = (play_models(load("wgan_gp"), PlayRequest(network=SMALL, options=options, device=d)) for d in ("cpu", "cuda"))
+    assert torch.allclose(weights(one), weights(two).cpu(), atol=1e-3)
+    first = play_models(load("wgan_sn"), PlayRequest(network=SMALL, options=options, device="cuda", out=tmp_path))
+    again = PlayRequest(network=SMALL, options={**options, "iterations": 3}, device="cuda", out=tmp_path, resume=True)
+    assert play_models(load("wgan_sn"), again).trainer.iteration == 3 and first.finished
