@@ -50,6 +50,7 @@ EXPERIMENTS = {
         {
             **{name: (name,) for name in SINGLE_STEP},
             "gradalign": ("gradalign", "--set", "lambda=5"),
+            "elle": ("elle", "--set", "lambda=10000"),
             "pgd_at": ("pgd_at", "--set", "step=0.075"),
         },
     ),
