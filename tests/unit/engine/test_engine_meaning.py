@@ -39,7 +39,10 @@ Y = torch.tensor([0, 2])
 
 def test_a_draw_from_a_set_around_x_stays_in_the_domain() -> None:
     text = f"recipe r sample z ~ uniform(linf(x, 0.5)), eta ~ uniform(linf(0, 0.5)) upper minimize CE(f(z + eta), y) {BY}"
-    text = text.replace("sample z ~ uniform(linf(x, 0.5)), eta ~ uniform(linf(0, 0.5))", "sample z ~ uniform(linf(x, 0.5)) sample eta ~ uniform(linf(0, 0.5))")
+    text = text.replace(
+        "sample z ~ uniform(linf(x, 0.5)), eta ~ uniform(linf(0, 0.5))",
+        "sample z ~ uniform(linf(x, 0.5)) sample eta ~ uniform(linf(0, 0.5))",
+    )
     step = lossdsl.compile(lossdsl.parse(text), Identity(), num_classes=3)
     x = torch.zeros(500, 3, dtype=torch.float64)
     found = step.solve(x, torch.zeros(500, dtype=torch.long), generator=torch.Generator().manual_seed(0))
@@ -61,7 +64,9 @@ def test_a_mixture_with_all_the_weight_on_one_side_is_that_side(weight: int) -> 
 
 def test_nearly_equal_weights_make_no_mixture() -> None:
     with pytest.raises(RecipeError, match="E012"):
-        lossdsl.parse(f"recipe r let u = 0.25 * p(x)[y], v = 0.2500000001 * p(x)[y] upper minimize CE((1 - v) * p(x) + u * p(1 - x), y) {BY}")
+        lossdsl.parse(
+            f"recipe r let u = 0.25 * p(x)[y], v = 0.2500000001 * p(x)[y] upper minimize CE((1 - v) * p(x) + u * p(1 - x), y) {BY}"
+        )
 
 
 def gradient_at(text: str, point: list[float]) -> list[float]:
