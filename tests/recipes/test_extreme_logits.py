@@ -131,6 +131,8 @@ def test_a_whole_step_is_finite(name: str, scale: float, draws: Callable[..., Ge
     with torch.no_grad():
         model.weight.copy_(scale * torch.tensor([[1.0, -1.0, 0.5, 0.0], [-1.0, 1.0, 0.0, 0.5], [0.3, 0.2, -1.0, 0.1]]))
     x = torch.tensor([[1.0, 0.0, 0.5, 0.2], [0.0, 1.0, 0.1, 0.9], [0.4, 0.4, 0.4, 0.4], [0.0, 0.0, 0.0, 0.0]])
-    loss = lossdsl.compile(name, model, num_classes=3)(x, torch.tensor([0, 0, 1, 2]), generator=draws())
+    helpers = {other: nn.Linear(4, 3) for other in lossdsl.load(name).models}
+    step = lossdsl.compile(name, model, num_classes=3, models=helpers)
+    loss = step(x, torch.tensor([0, 0, 1, 2]), generator=draws(), index=torch.arange(4))
     loss.backward()
     assert bool(loss.isfinite()) and all(bool(p.grad.isfinite().all()) for p in model.parameters())

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from plain import METHODS
 from torch import Generator, Tensor, nn
 
 import lossdsl
-from lossdsl.assets import recipe_paths
 from lossdsl.diagnostics import UserError
 
-NAMES = sorted(recipe_paths())
+NAMES = sorted(METHODS)
+"""The recipes with one lower level over inputs; test_recipes_flow and test_recipes_weights look at what the others leave behind."""
 LOWER_NAMES = [n for n in NAMES if n != "erm"]
 TRAIN_ATTACKS = {"fast_at", "pgd2_at"}
 

@@ -42,7 +42,8 @@ def test_inputs_of_any_rank(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("name", list(recipe_paths()))
 def test_every_shipped_recipe_in_single_and_double_precision(name: str, dtype: torch.dtype) -> None:
     model, (x, y) = mlp((3, 4, 4), dtype=dtype), data(6, (3, 4, 4), dtype=dtype)
-    loss = lossdsl.compile(name, model, num_classes=4)(x, y, generator=seeded())
+    helpers = {other: mlp((3, 4, 4), dtype=dtype) for other in lossdsl.load(name).models}
+    loss = lossdsl.compile(name, model, num_classes=4, models=helpers)(x, y, generator=seeded(), index=torch.arange(6))
     loss.backward()
     assert loss.dtype == dtype and bool(loss.isfinite())
     assert all(p.grad.dtype == dtype and bool(p.grad.isfinite().all()) for p in model.parameters())
@@ -181,13 +182,15 @@ def test_batches_are_moved_to_the_device() -> None:
 def test_a_step_on_a_gpu_is_that_on_the_cpu(name: str) -> None:
     x, y = data(6, (3, 4, 4))
     found = {}
-    solutions = lossdsl.compile(name, mlp((3, 4, 4)), num_classes=4).solve(x, y, generator=seeded())
+    others, index = lossdsl.load(name).models, torch.arange(6)
+    on_cpu = {other: mlp((3, 4, 4)) for other in others}
+    solutions = lossdsl.compile(name, mlp((3, 4, 4)), num_classes=4, models=on_cpu).solve(x, y, generator=seeded(), index=index)
     for device in ("cpu", "cuda"):
-        model = mlp((3, 4, 4)).to(device)
-        step = lossdsl.compile(name, model, num_classes=4, device=device)
-        loss = step.objective(x, y, {k: v.to(device) for k, v in solutions.items()})
+        model, helpers = mlp((3, 4, 4)).to(device), {other: mlp((3, 4, 4)).to(device) for other in others}
+        step = lossdsl.compile(name, model, num_classes=4, device=device, models=helpers)
+        loss = step.objective(x, y, {k: v.to(device) for k, v in solutions.items()}, index=index)
         loss.backward()
-        assert step(x, y, generator=torch.Generator(device).manual_seed(1)).device.type == device
+        assert step(x, y, generator=torch.Generator(device).manual_seed(1), index=index).device.type == device
         found[device] = [loss.detach().cpu(), *(p.grad.cpu() for p in model.parameters())]
     for a, b in zip(found["cpu"], found["cuda"], strict=True):
         torch.testing.assert_close(a, b)

@@ -128,8 +128,12 @@ def test_gradients_accumulate_in_parameters_as_with_any_loss() -> None:
 @pytest.mark.parametrize("name", list(recipe_paths()))
 def test_the_objective_at_the_solutions_is_the_step(name: str) -> None:
     model, (x, y) = mlp(), data()
-    step = lossdsl.compile(name, model, num_classes=4)
-    whole, parts = step(x, y, generator=seeded()), step.objective(x, y, step.solve(x, y, generator=seeded()))
+    index, helpers = torch.arange(len(y)), {other: mlp() for other in lossdsl.load(name).models}
+    step = lossdsl.compile(name, model, num_classes=4, models=helpers)
+    solutions = step.solve(x, y, generator=seeded(), index=index)
+    parts = step.objective(x, y, solutions, index=index)
+    step.load_state_dict({})  # what a level starts from is again what it was before
+    whole = step(x, y, generator=seeded(), index=index)
     assert torch.equal(whole.detach(), parts.detach())
     for a, b in zip(gradients(whole, model), gradients(parts, model), strict=True):
         assert torch.equal(a, b)

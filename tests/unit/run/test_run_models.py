@@ -23,7 +23,7 @@ def test_every_row_is_covered() -> None:
     assert set(MODELS) == {"smallcnn", "lenet", "resnet18"} | NEEDS_EXTRA
 
 
-@pytest.mark.parametrize("name", ["smallcnn", "lenet", "resnet18", *(NEEDS_EXTRA if HAS_EXTRA else ())])
+@pytest.mark.parametrize("name", ["smallcnn", "lenet", "resnet18", *(sorted(NEEDS_EXTRA) if HAS_EXTRA else ())])
 def test_output_shape_and_normalisation_inside(name: str) -> None:
     for shape in SHAPES.get(name, OTHERS):
         mean, std = tuple(0.1 + 0.1 * c for c in range(shape[0])), tuple(0.5 + 0.1 * c for c in range(shape[0]))
