@@ -18,6 +18,8 @@ from tests.strategies.expressions import TABLE, on_stage, recipes, unwrapped, we
 from tests.strategies.oracle import others
 from tests.strategies.values import batch, small_model, values_for
 
+pytestmark = pytest.mark.slow
+
 B, SHAPE, K = 3, (2,), 3
 MODEL = small_model(2, K)
 kinds = st.sampled_from(sorted(TABLE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pytest
 import torch
 from engine_tools import Flat, seeded
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +21,8 @@ from lossdsl.plan.ir import Plan
 from tests.strategies.expressions import TABLE, on_stage, recipes, well_typed
 from tests.strategies.oracle import compared, load_states, others, stages
 from tests.strategies.values import batch, small_model, values_for
+
+pytestmark = pytest.mark.slow
 
 K = 3
 SHAPES = [(), (2,), (2, 3), (2, 1, 2)]

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import lossdsl
 from lossdsl.diagnostics import RecipeError
 
+pytestmark = pytest.mark.slow
+
 EPS, WEIGHT = 0.1, 2.0
 
 SCHEME = """

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from lossdsl.diagnostics import RecipeError
 
+pytestmark = pytest.mark.slow
+
 X, Y = data()
 BORDER = (X * 1.6 - 0.3).clamp(0, 1)
 """A batch that touches both ends of the domain."""

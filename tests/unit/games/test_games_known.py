@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lossdsl.games import Game, load_game
 
+pytestmark = pytest.mark.slow
+
 
 def flow(played: Game, start: Tensor, time: float, step: float) -> Tensor:
     """The points of dz/dt = -V(z) by the classical Runge-Kutta method, [T + 1, N, 2]."""

@@ -19,6 +19,8 @@ from lossdsl.games.neural_pictures import draw_play
 from lossdsl.games.neural_store import LAST, RESULT
 from lossdsl.run.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 SMALL = "mlp_small"
 
 

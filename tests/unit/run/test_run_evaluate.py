@@ -234,7 +234,7 @@ def printed(renderable: Any) -> str:
 
 
 def test_reports_say_every_setting(run: Path) -> None:
-    text = printed(evaluate_report(ask(run, overrides={"eps": 8 / 255})))
+    text = " ".join(printed(evaluate_report(ask(run, overrides={"eps": 8 / 255}))).split())
     for part in (
         "best checkpoint",
         "count worst",

@@ -23,6 +23,8 @@ from lossdsl.run.checkpoint import read_checkpoint
 from lossdsl.run.progress import stop_request
 from lossdsl.run.train import train
 
+pytestmark = pytest.mark.slow
+
 RECIPE = FakeRecipe(train=TrainOptions(epochs=3, batch=32, validation=0.25, schedule=Cosine(), warmup=0.5, clip=1.0, augment="crop_flip"))
 ADAM = replace(
     RECIPE,

@@ -35,6 +35,8 @@ from lossdsl.solve import (
 )
 from lossdsl.solve.rows import mean_normalised, unit
 
+pytestmark = pytest.mark.slow
+
 KINDS = [Linf, L2, L1]
 UNIT = Domain(0.0, 1.0)
 
