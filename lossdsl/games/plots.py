@@ -14,8 +14,7 @@ from torch import Tensor
 
 from lossdsl.games.game import Game
 from lossdsl.games.report import Played
-from lossdsl.run.files import write_error
-from lossdsl.run.plots import STYLE
+from lossdsl.run.plots import STYLE, save_figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")
 """Okabe and Ito: told apart without colour vision, and none is the grey of the flow."""
@@ -41,16 +40,7 @@ def plot_plays(plays: list[Played], out: Path) -> list[Path]:
         handles, labels = axes.get_legend_handles_labels()
         columns = 2 if max(map(len, labels), default=0) < 45 else 1
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small")
-        return [_save(figure, out.with_suffix(end)) for end in (".png", ".svg")]
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
-    try:
-        figure.savefig(path, dpi=150, metadata=metadata)
-    except OSError as error:
-        raise write_error(path, error) from error
-    return path
+        return [save_figure(figure, out.with_suffix(end)) for end in (".png", ".svg")]
 
 
 # --- two numbers ---
