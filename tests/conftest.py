@@ -1,8 +1,14 @@
-"""Markers: gpu tests are skipped, with the reason, where there is no CUDA device."""
+"""Markers: gpu tests are skipped, with the reason, where there is no CUDA device. One thread: the tensors of tests are small."""
 
 from __future__ import annotations
 
 import pytest
+
+
+def pytest_configure() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lossdsl.check.typed import Axis
 from lossdsl.lang.types import Kind
+from lossdsl.plan.gradients import depending
 from lossdsl.plan.ir import Code, Plan, Solve
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Passes through the model in a step, each over one batch; per-class families count once per class, as multiples of `copies`."""
+    """Passes through the model in a step, each over one batch; per-class families count once per class, as multiples of `copies`.
+
+    A joint pass over several points counts once. The most that a step takes: none of its solvers stops early.
+    """
 
     forward: int
     input_backward: int
@@ -59,13 +64,27 @@ def cost(plan: Plan) -> Cost:
         if s.level.set.over == "weights":
             full += s.updates
         elif s.level.set.over == "input":
-            counts.setdefault(copies_text(s.axis) if s.axis else "", [0, 0])[1] += s.updates
+            counts.setdefault(copies_text(s.axis) if s.axis else "", [0, 0])[1] += s.updates if _passes(s.body, s.var) else 0
         add(s.optimality)
-        counts[""][1] += 2 if s.through == "implicit" else 0
+        counts[""][1] += _implicit(s)
     if plan.upper:
         add(plan.upper.code, branches(plan))
     forward, backward = counts.pop("")
     return Cost(forward, backward, full, tuple((name, f, b) for name, (f, b) in counts.items()))
+
+
+def _passes(code: Code, var: str) -> bool:
+    """Whether the model lies between the variable and what is computed from it: not where the objective is linearised."""
+    below = depending(code, var)
+    return any(i.op == "forward" and i.id in below for i in code)
+
+
+def _implicit(s: Solve) -> int:
+    """Of the upper objective to the solution, and through the optimality conditions: their slope, and its products with vectors."""
+    if s.through != "implicit" or s.level.through is None:
+        return 0
+    options: Any = s.level.through.options
+    return 1 + (1 + int(options.steps) if _passes(s.optimality, s.var) else 0)
 
 
 def branches(plan: Plan) -> int:

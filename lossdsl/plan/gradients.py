@@ -59,13 +59,13 @@ def _mark_level(s: Solve | Find) -> Solve | Find:
     if s.level.set.over == "weights":
         body = _marked(s.body, _wanted(s.body, s.body.results), "parameters", everything)
     else:
-        moving = _moving(s.body, s.var)
+        moving = depending(s.body, s.var)
         body = _marked(s.body, moving & _wanted(s.body, s.body.results[:1]), "input", everything)
     optimality = _all_wanted(s.optimality) if s.optimality.instrs else s.optimality
     return replace(s, before=free(s.before), start=free(s.start), noise=free(s.noise), body=body, optimality=optimality)
 
 
-def _moving(code: Code, var: str) -> set[int]:
+def depending(code: Code, var: str) -> set[int]:
     """What depends on the variable of a level."""
     moving = {i.id for i in code if i.op == "point" and i.attrs == (var,)}
     for i in code:

@@ -11,11 +11,14 @@ from plain import METHODS
 from torch import Generator, Tensor, nn
 
 import lossdsl
+from lossdsl.assets import recipe_paths
 from lossdsl.diagnostics import UserError
 
+EVERY = sorted(recipe_paths())
 NAMES = sorted(METHODS)
-"""The recipes with one lower level over inputs; test_recipes_flow and test_recipes_weights look at what the others leave behind."""
+"""One lower level over inputs and no gradient in the upper one: what these tests say of single passes holds for them alone."""
 LOWER_NAMES = [n for n in NAMES if n != "erm"]
+NO_DRAWS = {"erm", "fgsm_at", "cure", "free_at", "sam", "asam", "bisam"}
 TRAIN_ATTACKS = {"fast_at", "pgd2_at"}
 
 
@@ -39,8 +42,23 @@ class Spy:
         self.to_input.append(inputs[0].requires_grad)
 
 
-def compiled(name: str, model: nn.Module, setting: Any) -> Any:
-    return lossdsl.compile(name, model, num_classes=setting.classes)
+class Indexed:
+    """A step that says which examples it sees, for recipes with a memory."""
+
+    def __init__(self, step: Any, count: int) -> None:
+        self.step, self.index = step, torch.arange(count)
+
+    def __call__(self, x: Tensor, y: Tensor, **options: Any) -> Any:
+        return self.step(x, y, index=self.index, **options)
+
+    def solve(self, x: Tensor, y: Tensor, **options: Any) -> Any:
+        return self.step.solve(x, y, index=self.index, **options)
+
+
+def compiled(name: str, model: nn.Module, setting: Any) -> Indexed:
+    recipe = lossdsl.load(name)
+    helpers = {other: setting.copy() for other in recipe.models}
+    return Indexed(lossdsl.compile(recipe, model, num_classes=setting.classes, models=helpers), len(setting.y))
 
 
 def norms(model: nn.Module) -> list[nn.Module]:
@@ -69,7 +87,7 @@ def test_the_weights_learn_in_train_mode_and_the_attack_runs_in_its_own(
     assert any(not torch.equal(a, b) for a, b in zip(model.buffers(), normed.model.buffers(), strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_frozen_batchnorm_stays_frozen(name: str, normed: Any, draws: Callable[..., Generator]) -> None:
     """The caller's bn.eval() in a model in train mode: in no pass does it train, and its statistics do not move."""
     model = normed.copy().train()
@@ -86,7 +104,7 @@ def test_a_frozen_batchnorm_stays_frozen(name: str, normed: Any, draws: Callable
     assert [m.training for m in model.modules()] == [m is not first for m in model.modules()]
 
 
-@pytest.mark.parametrize("name", LOWER_NAMES)
+@pytest.mark.parametrize("name", [n for n in EVERY if n != "erm"])
 @pytest.mark.parametrize("fail_at", [0, 1])
 def test_everything_is_put_back_when_the_model_raises(name: str, fail_at: int, normed: Any, draws: Callable[..., Generator]) -> None:
     """Modes module by module, and the parameters' requires_grad; the error names the line of the recipe."""
@@ -112,6 +130,21 @@ def test_everything_is_put_back_at_any_failure(normed: Any, draws: Callable[...,
             compiled("trades", model, normed)(normed.x, normed.y, generator=draws())
         assert [m.training for m in model.modules()] == before
         assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "fail_at"), [("sam", 1), ("asam", 1), ("bisam", 1), ("at_awp", 10), ("at_awp", 11)])
+def test_a_pass_at_other_weights_that_fails_leaves_the_weights(
+    name: str, fail_at: int, normed: Any, draws: Callable[..., Generator]
+) -> None:
+    model = normed.copy().train()
+    Spy(model, fail_at=fail_at)
+    with pytest.raises(UserError, match="the model broke"):
+        compiled(name, model, normed)(normed.x, normed.y, generator=draws())
+    for p, q in zip(model.parameters(), normed.model.parameters(), strict=True):
+        assert torch.equal(p, q) and p.requires_grad and p.grad is None
+    assert all(m.training for m in model.modules())
+    if name == "at_awp":  # an attack in eval mode, and a level that is not tracked
+        assert all(torch.equal(a, b) for a, b in zip(model.buffers(), normed.model.buffers(), strict=True))
 
 
 def test_attacks_leave_the_statistics_alone(normed: Any, draws: Callable[..., Generator]) -> None:
@@ -188,7 +221,7 @@ def test_lower_levels_have_no_parameter_gradients(name: str, normed: Any, draws:
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("name", LOWER_NAMES)
+@pytest.mark.parametrize("name", [n for n in EVERY if n != "erm"])
 def test_gradients_that_were_there_are_not_touched(name: str, normed: Any, draws: Callable[..., Generator]) -> None:
     """Before backward .grad is as it was; backward adds to it, as everywhere in PyTorch."""
     model, fresh = normed.copy(), normed.copy()
@@ -202,7 +235,7 @@ def test_gradients_that_were_there_are_not_touched(name: str, normed: Any, draws
         torch.testing.assert_close(p.grad, q.grad + 2.0, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_weights_and_the_batch_are_not_written(name: str, normed: Any, draws: Callable[..., Generator]) -> None:
     model, x, y = normed.copy(), normed.x.clone(), normed.y.clone()
     compiled(name, model, normed)(x, y, generator=draws()).backward()
@@ -212,7 +245,7 @@ def test_the_weights_and_the_batch_are_not_written(name: str, normed: Any, draws
 
 def test_solve_under_no_grad_finds_the_same(normed: Any, draws: Callable[..., Generator]) -> None:
     """The attack needs gradients of its own; a caller who has switched them off still gets the attack."""
-    for name in LOWER_NAMES:
+    for name in EVERY:
         step = compiled(name, normed.copy(), normed)
         with torch.no_grad():
             quiet = step.solve(normed.x, normed.y, generator=draws())
@@ -223,7 +256,7 @@ def test_solve_under_no_grad_finds_the_same(normed: Any, draws: Callable[..., Ge
 # --- random numbers ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_with_a_generator_no_global_random_number_is_used(name: str, normed: Any, draws: Callable[..., Generator]) -> None:
     before = torch.get_rng_state()
     step = compiled(name, normed.copy(), normed)
@@ -231,7 +264,7 @@ def test_with_a_generator_no_global_random_number_is_used(name: str, normed: Any
     used = generator.get_state()
     step(normed.x, normed.y, generator=generator).backward()
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(generator.get_state(), used) is (name in ("erm", "fgsm_at"))
+    assert torch.equal(generator.get_state(), used) is (name in NO_DRAWS)
 
 
 @pytest.mark.parametrize("name", [n for n in LOWER_NAMES if n != "fgsm_at"])

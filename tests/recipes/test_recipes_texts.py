@@ -24,6 +24,21 @@ PLAIN_COSTS = {
     "fait": (14, 10, 0, 0), "fait_mer": (14, 10, 0, 0), "fait_s": (14, 10, 0, 0), "bat": (13, 10, 0, 0),
     "beta_at": (1, 0, 11, 10), "sbeta_at": (0, 0, 12, 10),
 }  # fmt: skip
+OTHER_COSTS = {
+    # forward (a frozen helper's and joint passes among them), input-backward, full backward
+    "alp": (12, 10, 1), "at_rst": (11, 10, 1), "trades_rst": (13, 10, 1), "mart_rst": (12, 10, 1), "bat_rst": (13, 10, 1),
+    "fat": (11, 10, 1), "fat_trades": (13, 10, 1), "fat_mart": (12, 10, 1), "gairat": (11, 10, 1), "hat": (15, 10, 1),
+    "class_fairness": (11, 10, 1), "cfol": (8, 7, 1), "free_at": (2, 1, 1),
+    "mma": (10 + 12 + 2, 10, 1),  # attack; both ends and ten halvings of the root search; x and z
+    "ddi": (10 * (7 + 1), 10 * 7, 10),  # per maximiser: its attack, and its gradient
+    "sam": (2, 0, 2), "asam": (2, 0, 2), "bisam": (2, 0, 2), "at_awp": (12, 10, 2), "trades_awp": (11 + 2 + 2, 10, 2),
+    "gradalign": (4, 3, 1), "cure": (3, 3, 1), "llr": (5, 4, 1), "llr_fgsm": (4, 2, 1), "elle": (2, 1, 1), "elle_a": (2, 1, 1),
+    # z; the linearisation, in the level and in its conditions; the upper objective to x'
+    "fast_bat": (4, 4, 1), "fast_bat_sign": (4, 4, 1), "fast_bat_corner": (3, 3, 1), "fast_bat_random": (3, 3, 1),
+    "fast_bat_exact": (4, 4 + 10, 1),  # at most ten products with the Hessian
+}  # fmt: skip
+AS_LONG_AS_IT_GETS = {"fat": {"tau": 99}, "fat_trades": {"tau": 99}, "fat_mart": {"tau": 99}, "trades_awp": {"gamma": 0.005}}
+"""Nobody stops early; AWP is on, as it is from epoch 10."""
 
 
 BESIDE_THE_TABLE = {"alp": "# Adversarial logit pairing", "free_at": "# Free-AT"}
@@ -90,9 +105,9 @@ def test_most_texts_have_at_most_twelve_lines() -> None:
     assert sum(len(code_lines(name)) <= 12 for name in PATHS) > 0.75 * len(PATHS)
 
 
-def test_every_recipe_of_one_lower_level_has_a_known_cost() -> None:
-    """test_recipes_flow and test_recipes_weights count the passes of the others."""
+def test_every_recipe_has_a_known_cost() -> None:
     assert set(PLAIN_COSTS) == set(METHODS)
+    assert sorted([*PLAIN_COSTS, *OTHER_COSTS]) == sorted(PATHS)
 
 
 @pytest.mark.parametrize("name", PLAIN_COSTS)
@@ -107,6 +122,74 @@ def test_the_model_sees_what_the_plan_says(name: str, normed: Any, draws: Callab
     seen = [log.count(size) for size in (7, 21) for log in (passes.forward, passes.to_input)]
     assert tuple(seen) == PLAIN_COSTS[name]
     assert len(passes.forward) == sum(seen[::2]) and len(passes.to_input) == sum(seen[1::2])
+
+
+class Sweeps:
+    """What a whole step takes: batch sizes of forward passes, and the backward passes that go through a model."""
+
+    def __init__(self, like: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.like, self.to_input, self.full, self.hits = like, 0, 0, 0
+        self.forward: list[int] = []
+        grad = torch.autograd.grad
+
+        def counting(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            before = self.hits
+            found = grad(outputs, inputs, *args, **kwargs)
+            first = inputs if isinstance(inputs, Tensor) else inputs[0]
+            if self.hits > before and first.shape[1:] == self.like.shape[1:]:
+                self.to_input += 1
+            elif self.hits > before:
+                self.full += 1
+            return found
+
+        monkeypatch.setattr(torch.autograd, "grad", counting)
+
+    def watch(self, model: nn.Module) -> nn.Module:
+        model.register_forward_hook(self._seen)
+        return model
+
+    def _seen(self, module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
+        self.forward.append(len(inputs[0]))
+        if logits.requires_grad:
+            logits.register_hook(self._hit)
+
+    def _hit(self, gradient: Tensor) -> None:
+        self.hits += 1
+
+    def run(self, recipe: Any, setting: Any, generator: Generator) -> tuple[int, int, int]:
+        model, helpers = self.watch(setting.copy()), {other: self.watch(setting.copy()) for other in recipe.models}
+        step = lossdsl.compile(recipe, model, num_classes=setting.classes, models=helpers)
+        loss = step(setting.x, setting.y, generator=generator, index=torch.arange(len(setting.y)))
+        before = self.hits
+        loss.backward()
+        return len(self.forward), self.to_input, self.full + (self.hits > before)
+
+
+@pytest.mark.parametrize("name", OTHER_COSTS)
+def test_a_step_takes_what_the_plan_says(name: str, normed: Any, draws: Callable[..., Generator], monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = lossdsl.load(name).with_params(**AS_LONG_AS_IT_GETS.get(name, {}))
+    planned = cost(recipe.plan)
+    assert (planned.forward, planned.input_backward, planned.full_backward, planned.copies) == (*OTHER_COSTS[name], ())
+    sweeps = Sweeps(normed.x, monkeypatch)
+    forward, to_input, full = sweeps.run(recipe, normed, draws())
+    assert (forward, full) == (planned.forward, planned.full_backward)
+    assert 4 < to_input <= planned.input_backward if name == "fast_bat_exact" else to_input == planned.input_backward
+    batches = [7, 4 * 7] if name.startswith("elle") else [7] * forward  # ELLE sees its four points jointly
+    assert sweeps.forward == batches
+
+
+STUBBORN = """recipe stubborn extends fast_bat_exact
+lower x' in linf(x, eps)
+  minimize -CE(f(x'), y) + lambda/2 * norm(x' - z, 2)^2
+  through implicit(scale = 1, steps = 3, tolerance = 0)
+"""
+
+
+def test_products_with_the_hessian_are_counted(smooth: Any, draws: Callable[..., Generator], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that takes all the products it may; a linearised one takes none."""
+    recipe = lossdsl.parse(STUBBORN).with_params(eps=0.5, **{"lambda": 4.0})
+    assert Sweeps(smooth.x, monkeypatch).run(recipe, smooth, draws()) == (4, 4 + 3, 1)
+    assert cost(recipe.plan).input_backward == 4 + 3
 
 
 # --- TRADES in other words --------------------------------------------------------------------------------------------
