@@ -181,7 +181,7 @@ def test_a_step_takes_what_the_plan_says(name: str, normed: Any, draws: Callable
 STUBBORN = """recipe stubborn extends fast_bat_exact
 lower x' in linf(x, eps)
   minimize -CE(f(x'), y) + lambda/2 * norm(x' - z, 2)^2
-  through implicit(scale = 1, steps = 3, tolerance = 0)
+  through implicit(scale = 1, steps = 3, tolerance = 1e-12)
 """
 
 
