@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lossdsl.engine.compiled import Compiled
 from lossdsl.engine.level import LevelRunner
 from lossdsl.engine.modes import frozen, kept_modes
+from lossdsl.solve import Randomness
 
 
 class Attack(Compiled):
@@ -42,11 +42,12 @@ class Attack(Compiled):
         return rows
 
     def run(
-        self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None, only: str | None = None
+        self, x: Tensor, y: Tensor, *, generator: Randomness = None, only: str | None = None
     ) -> dict[str, tuple[Tensor, Tensor | None]]:
         """Each run's points [B, *input] and their objective [B] (larger is stronger; None if nothing is to be compared).
 
-        `only` names the one run wanted. A family has shape [B, n, *input].
+        `only` names the one run wanted. A family has shape [B, n, *input]. With a stream of random numbers for each example
+        (`ExampleStreams`), what happens to one does not depend on the others.
         """
         x, y = self._batch(x, y)
         found = {}

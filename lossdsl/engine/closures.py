@@ -16,7 +16,7 @@ from lossdsl.engine.modes import Modes
 from lossdsl.engine.passes import forward, gradient, gradient_by_weights, leaf, part, stack
 from lossdsl.lang.types import OVER_CLASSES, Kind
 from lossdsl.plan.ir import Code, Instr, writes_statistics
-from lossdsl.solve import SETS_TORCH, Domain
+from lossdsl.solve import SETS_TORCH, Domain, Randomness, draws
 
 Values = list[Any]
 Function = Callable[..., Any]
@@ -37,7 +37,7 @@ class Frame:
     modes: Modes
     num_classes: int
     domain: Domain | None = None
-    generator: torch.Generator | None = None
+    generator: Randomness = None
     points: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
     """Solutions and iterates by (name,) and (name, k); samples by ("sample", name)."""
     own_class: Tensor | None = None
@@ -315,11 +315,11 @@ def _draw(i: Instr, kinds: dict[int, Instr]) -> Function:
         shape = {Kind.INPUT: frame.x.shape, Kind.REAL: frame.x.shape[:1], Kind.CONST: frame.x.shape[:0]}.get(
             kind, (*frame.x.shape[:1], frame.num_classes)
         )
-        like: dict[str, Any] = {"dtype": frame.x.dtype, "device": frame.x.device, "generator": frame.generator}
+        like = frame.x.new_empty(shape)
         numbers = [_trailing(a, shape) for a in args]
         if name == "normal":
-            return torch.randn(shape, **like) * numbers[0]
-        uniform = torch.rand(shape, **like)
+            return draws.normal(like, frame.generator) * numbers[0]
+        uniform = draws.uniform(like, frame.generator)
         if name == "rademacher":
             return torch.where(uniform < 0.5, -1.0, 1.0)
         return numbers[0] + (numbers[1] - numbers[0]) * uniform

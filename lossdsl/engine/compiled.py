@@ -16,7 +16,7 @@ from lossdsl.engine.level import LevelRunner
 from lossdsl.engine.modes import Modes
 from lossdsl.front import Recipe
 from lossdsl.plan.ir import Find, Instr, Plan, Solve, codes
-from lossdsl.solve import Domain
+from lossdsl.solve import Domain, Randomness
 
 Runner = LevelRunner | BatchLevel | FindRunner
 
@@ -82,7 +82,7 @@ class Compiled:
             self._domains[key] = domain_of(self.recipe.domain, x)
         return self._domains[key]
 
-    def _frame(self, x: Tensor, y: Tensor, modes: Modes, generator: torch.Generator | None) -> Frame:
+    def _frame(self, x: Tensor, y: Tensor, modes: Modes, generator: Randomness) -> Frame:
         moved = frozenset(name for name, p in self.model.named_parameters() if p.requires_grad) if self._over_weights else frozenset()
         return Frame(
             x, y, self.model, modes, self.num_classes, self._domain(x), generator, models=self.models, frozen=self.frozen, moved=moved

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from lossdsl.engine.modes import constant_parameters
 from lossdsl.lang.types import Kind
 from lossdsl.plan.ir import Instr, Solve
 from lossdsl.plan.top import CHOSEN
-from lossdsl.solve import SETS_TORCH, InputSet, Problem, Solution, build_solver, solve
+from lossdsl.solve import SETS_TORCH, ExampleStreams, InputSet, Problem, Solution, build_solver, solve
 
 
 class LevelRunner:
@@ -90,6 +91,7 @@ class LevelRunner:
             y=frame.y.repeat_interleave(copies, 0),
             points=points,
             own_class=classes.reshape(-1),
+            generator=frame.generator.branches(classes) if isinstance(frame.generator, ExampleStreams) else frame.generator,
         )
         return wide, wide_values, copies
 
@@ -101,13 +103,15 @@ class LevelRunner:
         whole = self.plan.level.mode != "eval" or self.plan.through == "unrolling" or bool(self.plan.noise.instrs)
         if count <= self.chunk or whole:
             return self._solve_chunk(frame, values, region, lambda: self._drawn(frame, values, region))
-        starts = [self._drawn(frame, values, region) for _ in range(options.restarts)]
+        apart = isinstance(frame.generator, ExampleStreams)  # then a chunk may draw its own starts
+        starts = [] if apart else [self._drawn(frame, values, region) for _ in range(options.restarts)]
         parts = []
         for at in range(0, count, self.chunk):
             rows = torch.arange(at, min(at + self.chunk, count), device=frame.x.device)
             part, part_values = self._rows(frame, values, rows, count)
-            cut = iter([s[rows] for s in starts])
-            parts.append(self._solve_chunk(part, part_values, self.region(part, part_values), cut.__next__))
+            own = self.region(part, part_values)
+            start = partial(self._drawn, part, part_values, own) if apart else iter([s[rows] for s in starts]).__next__
+            parts.append(self._solve_chunk(part, part_values, own, start))
         return _joined(parts)
 
     def _rows(self, frame: Frame, values: Values, rows: Tensor, count: int) -> tuple[Frame, Values]:
@@ -120,7 +124,8 @@ class LevelRunner:
             part_values[n] = cut(values[n], self.kinds[n].kind)
         points = {k: cut(p, Kind.INPUT) for k, p in frame.points.items()}
         own = None if frame.own_class is None else frame.own_class[rows]
-        return replace(frame, x=frame.x[rows], y=frame.y[rows], points=points, own_class=own), part_values
+        source = frame.generator.rows(rows) if isinstance(frame.generator, ExampleStreams) else frame.generator
+        return replace(frame, x=frame.x[rows], y=frame.y[rows], points=points, own_class=own, generator=source), part_values
 
     def region(self, frame: Frame, values: Values) -> InputSet:
         """The set of the level for these examples; `before` has run."""

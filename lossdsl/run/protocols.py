@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lossdsl.lang.specs import OptimizerSpec, TrainOptions
+from lossdsl.solve import Randomness
 
 Bound = float | tuple[float, ...]
 
@@ -93,7 +94,7 @@ class Attack(Protocol):
     @property
     def settings(self) -> Sequence[Mapping[str, Any]]: ...
     def run(
-        self, x: Tensor, y: Tensor, *, generator: torch.Generator, only: str | None = None
+        self, x: Tensor, y: Tensor, *, generator: Randomness, only: str | None = None
     ) -> Mapping[str, tuple[Tensor, Tensor | None]]:
         """Adversarial points [N, *shape] and their objectives [N] of every run, or of the run named by `only`."""
         ...

@@ -4,6 +4,7 @@ Knows nothing of recipes.
 """
 
 from lossdsl.solve.base import Problem, Solution, Solver, solve, value_and_gradient
+from lossdsl.solve.draws import ExampleStreams, Randomness
 from lossdsl.solve.first_order import (
     SOLVERS_TORCH,
     Ascent,
@@ -31,6 +32,7 @@ __all__ = [
     "WEIGHT_SETS",
     "Ascent",
     "Domain",
+    "ExampleStreams",
     "InputSet",
     "Layout",
     "Linear",
@@ -40,6 +42,7 @@ __all__ = [
     "Power",
     "Problem",
     "Prox",
+    "Randomness",
     "Simplex",
     "Solution",
     "Solver",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lossdsl.diagnostics import UserError
 from lossdsl.solve.checks import Checks
+from lossdsl.solve.draws import Randomness
 from lossdsl.solve.rows import largest
 from lossdsl.solve.sets import SETS_TORCH, InputSet
 
@@ -29,7 +30,7 @@ class Problem:
     objective: [N, *shape] -> [N], differentiable in its argument; example i of the result depends on example i of the point only.
     set: where the iterates live.
     start: gives x'@0, [N, *shape]; called once per restart and used as it comes (its closure projects, unless the recipe says `raw`).
-    generator: the source of randomness for solvers that draw.
+    generator: the source of randomness for solvers that draw (lossdsl.solve.draws).
     noise: drawn anew in each update and added to the step before the projection.
     name: how errors call this level.
     fooled: bool [N], is the point last given to `objective` misclassified? Asked right after that call, so that it costs no forward pass.
@@ -40,7 +41,7 @@ class Problem:
     objective: Callable[[Tensor], Tensor]
     set: InputSet
     start: Callable[[], Tensor]
-    generator: torch.Generator | None = None
+    generator: Randomness = None
     noise: Callable[[], Tensor] | None = None
     name: str = "lower level"
     fooled: Callable[[], Tensor] | None = None

@@ -27,6 +27,7 @@ from lossdsl.lang.specs import (
     SolverRow,
     StepOptions,
 )
+from lossdsl.solve import draws
 from lossdsl.solve.base import Problem, Solver
 from lossdsl.solve.rows import largest, mean_normalised, per_example, unit
 
@@ -201,7 +202,7 @@ class Power:
         """The unit direction of every example, [N, *shape]. Raises UserError if the loop has noise, since there is no step to add it to."""
         if problem.noise is not None:
             raise UserError("power takes no noise: it has no step to add it to", where=problem.name, fix="put the noise into the start")
-        drawn = unit(torch.empty_like(point).normal_(generator=problem.generator))
+        drawn = unit(draws.normal(point, problem.generator))
         return _unit_or(point - problem.set.center, drawn)
 
     def query(self, problem: Problem, point: Tensor, state: Tensor) -> Tensor:

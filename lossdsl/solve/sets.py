@@ -16,7 +16,9 @@ from torch import Tensor
 
 from lossdsl.diagnostics import UserError, did_you_mean
 from lossdsl.lang.specs import SETS, SetRow
+from lossdsl.solve import draws
 from lossdsl.solve.derivatives import Ball, tracked, with_derivative
+from lossdsl.solve.draws import Randomness
 from lossdsl.solve.rows import largest, per_example, rows, unit
 from lossdsl.solve.thresholds import l1_fill, l1_sizes, l2_sizes
 
@@ -79,11 +81,11 @@ class InputSet(ABC):
         """The v that maximises <gradient, v> on the set. Where the gradient is zero it keeps the coordinates of `at`, a set member."""
 
     @abstractmethod
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: Randomness = None) -> Tensor:
         """A random point of the set."""
 
     @abstractmethod
-    def corner(self, generator: torch.Generator | None = None) -> Tensor:
+    def corner(self, generator: Randomness = None) -> Tensor:
         """A random extreme point of the ball, projected on the set."""
 
     @abstractmethod
@@ -106,11 +108,11 @@ class InputSet(ABC):
         """The point clipped to the box of the domain alone."""
         return point if self.lo is None else torch.clamp(point, self.lo, self.hi)
 
-    def _uniform(self, generator: torch.Generator | None) -> Tensor:
-        return torch.rand(self.center.shape, generator=generator, dtype=self.center.dtype, device=self.center.device)
+    def _uniform(self, generator: Randomness) -> Tensor:
+        return draws.uniform(self.center, generator)
 
-    def _signs(self, generator: torch.Generator | None) -> Tensor:
-        return torch.empty_like(self.center).bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+    def _signs(self, generator: Randomness) -> Tensor:
+        return draws.signs(self.center, generator)
 
 
 class Linf(InputSet):
@@ -139,11 +141,11 @@ class Linf(InputSet):
         """The bound the gradient points to: clip(center + radius * sign(gradient)) bit by bit, which is FGSM (Goodfellow et al., 2015)."""
         return torch.where(gradient > 0, self.upper, torch.where(gradient < 0, self.lower, at))
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: Randomness = None) -> Tensor:
         """Uniform on the set, box included: every coordinate is uniform between its bounds."""
         return self.project(torch.lerp(self.lower, self.upper, self._uniform(generator)))
 
-    def corner(self, generator: torch.Generator | None = None) -> Tensor:
+    def corner(self, generator: Randomness = None) -> Tensor:
         """clip(center + radius * s), s of random signs."""
         return torch.where(self._signs(generator) > 0, self.upper, self.lower)
 
@@ -249,14 +251,14 @@ class L2(_Radial):
         """gradient / |gradient|_2."""
         return unit(gradient)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: Randomness = None) -> Tensor:
         """Uniform on the ball (a Gaussian direction, radius times u^(1/d)), then projected: the faces of a box get extra mass."""
-        direction = unit(torch.empty_like(self.center).normal_(generator=generator))
-        share = torch.rand(self.radii.shape, generator=generator, dtype=self.center.dtype, device=self.center.device)
+        direction = unit(draws.normal(self.center, generator))
+        share = draws.uniform(self.radii, generator)
         length = self.radii * share.pow_(1 / max(1, self._origin.shape[1]))
         return self.project(self.center + per_example(length, self.center) * direction)
 
-    def corner(self, generator: torch.Generator | None = None) -> Tensor:
+    def corner(self, generator: Randomness = None) -> Tensor:
         """center + radius * s / sqrt(d), s of random signs, then projected."""
         length = self.radii / math.sqrt(max(1, self._origin.shape[1]))
         return self.project(self.center + per_example(length, self.center) * self._signs(generator))
@@ -299,14 +301,13 @@ class L1(_Radial):
         sign = torch.where(score.gather(1, index) > 0, rows(gradient).gather(1, index).sign(), 0.0)
         return torch.zeros_like(score).scatter_(1, index, sign).view_as(gradient)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: Randomness = None) -> Tensor:
         """Uniform on the ball (d of d + 1 exponentials divided by their sum, random signs), then projected: box faces get extra mass."""
-        shape = (self._origin.shape[0], self._origin.shape[1] + 1)
-        draws = torch.empty(shape, dtype=self.center.dtype, device=self.center.device).exponential_(generator=generator)
-        share = (draws / draws.sum(1, keepdim=True))[:, :-1].view_as(self.center)
+        drawn = draws.exponential(self.center.new_empty(self._origin.shape[0], self._origin.shape[1] + 1), generator)
+        share = (drawn / drawn.sum(1, keepdim=True))[:, :-1].view_as(self.center)
         return self.project(self.center + per_example(self.radii, self.center) * share * self._signs(generator))
 
-    def corner(self, generator: torch.Generator | None = None) -> Tensor:
+    def corner(self, generator: Randomness = None) -> Tensor:
         """center + radius or center - radius in one random coordinate, then projected."""
         index = rows(self._uniform(generator)).argmax(1, keepdim=True)
         move = torch.zeros_like(rows(self.center)).scatter_(1, index, rows(self._signs(generator)).gather(1, index))

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from lossdsl.solve import draws
+from lossdsl.solve.draws import Randomness
 from lossdsl.solve.rows import unit
 from lossdsl.solve.sets import InputSet
 
@@ -53,12 +55,12 @@ class Simplex(InputSet):
         vertex = torch.zeros_like(gradient).scatter_(1, gradient.argmax(1, keepdim=True), 1.0)
         return torch.where((gradient == gradient[:, :1]).all(1, keepdim=True), at, vertex)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: Randomness = None) -> Tensor:
         """Uniform on the simplex, Dirichlet(1, ..., 1): exponentials divided by their sum."""
-        draws = torch.empty_like(self.center).exponential_(generator=generator)
-        return draws / draws.sum(1, keepdim=True)
+        drawn = draws.exponential(self.center, generator)
+        return drawn / drawn.sum(1, keepdim=True)
 
-    def corner(self, generator: torch.Generator | None = None) -> Tensor:
+    def corner(self, generator: Randomness = None) -> Tensor:
         """A random vertex."""
         return self.linear_maximiser(self._uniform(generator), self.center)
 

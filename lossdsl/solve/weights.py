@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from lossdsl.diagnostics import UserError, did_you_mean
+from lossdsl.solve import draws
+from lossdsl.solve.draws import Randomness
 from lossdsl.solve.rows import largest, unit
 from lossdsl.solve.sets import InputSet
 
@@ -103,14 +105,14 @@ class WeightSet(InputSet):
         moves = self._spread(torch.stack([largest(part) > 0 for part in slopes], 1))
         return torch.where(moves, self.center + self.radii.unsqueeze(1) * self.steepest(gradient), at)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: Randomness = None) -> Tensor:
         """Uniform on the set: in each block a Gaussian direction times u^(1/d), d the coordinates that may move."""
-        drawn = torch.empty_like(self.center).normal_(generator=generator) * self._free
+        drawn = draws.normal(self.center, generator) * self._free
         direction = torch.cat([unit(part) for part in drawn.split(self._blocks, 1)], 1)
-        share = torch.rand((1, len(self._blocks)), generator=generator, dtype=self.center.dtype, device=self.center.device)
+        share = draws.uniform(self.center.new_empty(1, len(self._blocks)), generator)
         return self._reached(direction, share ** (1 / self._dimensions()))
 
-    def corner(self, generator: torch.Generator | None = None) -> Tensor:
+    def corner(self, generator: Randomness = None) -> Tensor:
         """In each block center + radius * scale * s / sqrt(d), s of random signs."""
         return self._reached(self._signs(generator), self._dimensions().rsqrt())
 

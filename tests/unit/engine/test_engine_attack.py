@@ -9,6 +9,7 @@ from engine_tools import data, mlp, moody, seeded
 import lossdsl
 from lossdsl import UserError
 from lossdsl.assets import attack_paths
+from lossdsl.solve import ExampleStreams
 
 TWO = (
     "attack two\nparam eps = 0.1\n"
@@ -84,3 +85,37 @@ def test_a_bad_batch_is_explained() -> None:
     x, y = data()
     with pytest.raises(UserError, match="outside the input domain"):
         attack("pgd10").run(x + 2, y)
+
+
+SETS = (
+    "attack s\nparam eps = 0.1\n"
+    + "\n".join(
+        f"run {name} : x'{index} in {name[:-1]}(x, eps) maximize CE(f(x'{inner}), y) "
+        f"by {solver} keep = best, start = {start}, restarts = 2)"
+        for name, index, inner, solver, start in (
+            ("linfa", "", "", "pgd(steps = 2, step = 0.05,", "x + normal(0.01)"),
+            ("l2a", "[j != y]", "[j]", "adam(steps = 2, step = 0.05,", "uniform"),
+            ("l1a", "", "", "pgd(steps = 2, step = 0.05,", "corner"),
+            ("linfb", "[j in top(2, i != y: f(x)[i])]", "[j]", "pgd(steps = 1, step = 0.05, noise = normal(0.1),", "x + uniform(-0.1, 0.1)"),
+        )
+    )
+    + "\ncount worst"
+)
+
+
+def test_with_streams_an_example_does_not_depend_on_the_others() -> None:
+    """Alone, in other company, in another order or in chunks: the same numbers, also of random starts, restarts, families and noise."""
+    (x, y), index = data(), torch.arange(6)
+    model = mlp()
+    suite = lossdsl.compile(lossdsl.parse(SETS), model, num_classes=4)
+    in_chunks = lossdsl.compile(lossdsl.parse(SETS), model, num_classes=4, chunk=2)
+    whole = suite.run(x, y, generator=ExampleStreams.of(0, index))
+    rows = torch.tensor([4, 1, 3])
+    part = suite.run(x[rows], y[rows], generator=ExampleStreams.of(0, index[rows]))
+    cut = in_chunks.run(x, y, generator=ExampleStreams.of(0, index))
+    for name, (point, objective) in whole.items():
+        torch.testing.assert_close(part[name][0], point[rows], rtol=0, atol=1e-12)
+        torch.testing.assert_close(part[name][1], objective[rows], rtol=0, atol=1e-12)
+        torch.testing.assert_close(cut[name][0], point, rtol=0, atol=1e-12)
+    other = suite.run(x, y, generator=ExampleStreams.of(1, index))
+    assert all(not torch.equal(other[name][0], point) for name, (point, _) in whole.items())
