@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from lossdsl import __version__, play_commands, run_commands
+from lossdsl import __version__, diagnose_commands, play_commands, run_commands
 from lossdsl.arguments import (
     BROKEN_PIPE,
     FINDINGS,
@@ -242,6 +242,9 @@ COMMANDS: dict[str, Command] = {
     "list": Command("list the shipped recipes and games", _list_arguments, _list),
     "train": Command("train a model by a recipe", run_commands.train_arguments, run_commands.run_train),
     "evaluate": Command("measure a trained model under an attack suite", run_commands.evaluate_arguments, run_commands.run_evaluate),
+    "diagnose": Command(
+        "measure and draw why a model is as robust as it is", diagnose_commands.diagnose_arguments, diagnose_commands.run_diagnose
+    ),
     "play": Command("play a game and draw its trajectories", play_commands.play_arguments, play_commands.run_play),
     "plot": Command("draw the accuracy of runs over their epochs", run_commands.plot_arguments, run_commands.run_plot),
 }

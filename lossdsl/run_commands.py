@@ -56,6 +56,14 @@ def train_arguments(parser: Parser) -> None:
     parser.add_argument("--deterministic", action="store_true", help="only deterministic kernels on a GPU, which may be slower")
     parser.add_argument("--checkpoint-every", type=whole_number, metavar="N", help="save every N updates as well")
     parser.add_argument("--validation-attack", default="pgd10", metavar="SUITE", help="chooses the best checkpoint (pgd10)")
+    parser.add_argument(
+        "--alarm", default="fgsm", metavar="SUITE",
+        help="measured beside it to see catastrophic overfitting; its seconds are recorded; none: no alarm (fgsm)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep-epochs", type=whole_number, nargs="?", const=1, metavar="N",
+        help="keep the weights of every epoch (of every N-th), for lossdsl diagnose over epochs",
+    )  # fmt: skip
     parser.add_argument("--test-attack", default="pgd20", metavar="SUITE", help="measures the finished run (pgd20)")
     parser.add_argument(
         "--attack-set", action="append", default=[], metavar="NAME=VALUE", help="another value for a param of both (eps: the recipe's)"
@@ -90,6 +98,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         model=arguments.model, binds=parse_binds(arguments.bind), unlabelled=arguments.unlabelled, teacher=arguments.teacher,
         seed=arguments.seed, device=arguments.device, resume=arguments.resume, deterministic=arguments.deterministic,
         checkpoint_every=arguments.checkpoint_every, validation_attack=attacks[0], test_attack=attacks[1],
+        keep_epochs=arguments.keep_epochs,
+        alarm=None if arguments.alarm == "none" else AttackChoice(arguments.alarm, parse_settings(arguments.attack_set)),
         command=arguments.command_line, console=_console(arguments),
     )  # fmt: skip
     result = train(request)

@@ -21,6 +21,7 @@ from lossdsl.engine.level import LevelRunner
 from lossdsl.engine.modes import Modes, frozen, kept_modes
 from lossdsl.engine.states import States
 from lossdsl.front import Recipe
+from lossdsl.plan.prune import logs_only
 
 
 class Loss(Tensor):
@@ -60,6 +61,7 @@ class Step(Compiled):
         super()._plan_for(recipe)
         assert self.plan.upper is not None
         self._upper = Closure(self.plan.upper.code, self._kinds, self._place)
+        self._logs = Closure(logs_only(self.plan.upper), self._kinds, self._place)
         self._inits = Closure(self.plan.inits, self._kinds, self._place)
         self._sampling = Closure(self.plan.sampling, self._kinds, self._place)
         inputs = [level for level in self._levels if isinstance(level, LevelRunner)]
@@ -110,6 +112,32 @@ class Step(Compiled):
     def objective(self, x: Tensor, y: Tensor, solutions: Mapping[str, Tensor], *, index: Tensor | None = None) -> Loss:
         """The upper loss at given lower solutions (what `solve` returned)."""
         x, y = self._batch(x, y)
+        with self._at_work() as modes:
+            frame = self._placed(x, y, modes, solutions, index)
+            several = [solutions[key].detach() for key in self._branches() if key in solutions]
+            return self._objective(frame, Solved({}, several), index)
+
+    def logged(
+        self, x: Tensor, y: Tensor, solutions: Mapping[str, Tensor], *, index: Tensor | None = None
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The values of `log` statements at given lower solutions and nothing else: [B] where they differ between examples, else scalars.
+
+        A level through danskin is seen at its first maximiser. No gradient; states stay as they are.
+        """
+        x, y = self._batch(x, y)
+        with self._at_work() as modes:
+            frame = self._placed(x, y, modes, solutions, index)
+            if self._several is not None:
+                frame.points[self._several.name,] = solutions[self._branches()[0]].detach()
+            differentiable_weights(frame)
+            values = self._values()
+            with torch.set_grad_enabled(any(i.op == "grad_theta" for _, _, i in self._logs.steps)):
+                self._logs.run(frame, values)
+            assert self.plan.upper is not None
+            return {name: frame.tensor(values[r]).detach() for name, r in zip(self.plan.upper.logs, self._logs.results, strict=True)}
+
+    def _placed(self, x: Tensor, y: Tensor, modes: Modes, solutions: Mapping[str, Tensor], index: Tensor | None) -> Frame:
+        """A frame with the lower solutions in it. Raises UserError if one is missing."""
         wanted = {
             i.attrs if i.op != "sample" else ("sample", *i.attrs)
             for i in self._kinds.values()
@@ -124,14 +152,12 @@ class Step(Compiled):
             raise UserError(f"objective needs {', '.join(missing)}", where=self.recipe.name, fix="pass what step.solve(x, y) returned")
         points = {key: solutions[_shown(key)] for key in wanted if _shown(key) in solutions}
         points = {key: p if key[0] in self._differentiable else p.detach() for key, p in points.items()}
-        with self._at_work() as modes:
-            frame = replace(self._frame(x, y, modes, None), points=points)
-            self._begin(frame, index)
-            for level in self._levels:
-                if isinstance(level, BatchLevel):
-                    level.put(frame, solutions[level.name].detach())
-            several = [solutions[key].detach() for key in self._branches() if key in solutions]
-            return self._objective(frame, Solved({}, several), index)
+        frame = replace(self._frame(x, y, modes, None), points=points)
+        self._begin(frame, index)
+        for level in self._levels:
+            if isinstance(level, BatchLevel):
+                level.put(frame, solutions[level.name].detach())
+        return frame
 
     @contextmanager
     def _at_work(self) -> Iterator[Modes]:

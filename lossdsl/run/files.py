@@ -56,6 +56,14 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise write_error(path, error, keeps=keeps) from error
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory inside a run if it is missing. Raises UserError when the disk refuses."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
 def sync_directory(path: Path) -> None:
     """Make a rename in `path` durable. Windows has no handle for this and needs none."""
     if os.name == "nt":

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from lossdsl.diagnostics import UserError
-from lossdsl.run import metrics
+from lossdsl.run import metrics, overfitting
 from lossdsl.run.augment import augment
 from lossdsl.run.examples import Batch
 from lossdsl.run.measure import Interrupted, Measurement, Setting, measure
 from lossdsl.run.progress import Reporter
-from lossdsl.run.protocols import Loss
+from lossdsl.run.protocols import Attack, Loss
 from lossdsl.run.rng import derive, seeded
 from lossdsl.run.session import LAST, MAIN, Place, Session
 
@@ -32,9 +32,13 @@ def run_epochs(session: Session, reporter: Reporter, stop: Callable[[], bool]) -
     with reporter.bar(f"epoch {place.epoch}/{epochs}", updates, place.updates):
         while not place.done:
             session.step.set_epoch(place.epoch)
-            _train_epoch(session, reporter, stop)
-            record = _close_epoch(session, validate(session, stop))
+            for _ in updates_of_epoch(session, stop):
+                reporter.update(f"epoch {place.epoch}/{epochs}", _shown(place))
+                session.save_if_due()
+            record = _close_epoch(session, validate(session, stop), _one_step(session, stop))
             reporter.epoch(record, epochs)
+            if record.get("alarm", {}).get("message"):
+                reporter.note(record["alarm"]["message"])
 
 
 def _batches(session: Session) -> Iterator[Batch]:
@@ -51,7 +55,8 @@ def _batches(session: Session) -> Iterator[Batch]:
         yield from feed.split.batches([session.drawn])
 
 
-def _train_epoch(session: Session, reporter: Reporter, stop: Callable[[], bool]) -> None:
+def updates_of_epoch(session: Session, stop: Callable[[], bool]) -> Iterator[dict[str, float]]:
+    """Make what is left of the epoch's updates, one at a time; the loss, terms and logs of each. Raises Interrupted when `stop` says so."""
     place, options, batches = session.place, session.recipe.train, _batches(session)
     while place.batch < session.per_epoch:
         _go_on(stop)
@@ -61,10 +66,10 @@ def _train_epoch(session: Session, reporter: Reporter, stop: Callable[[], bool])
         for replay in range(place.replay, options.replays):
             if replay:
                 _go_on(stop)
-            place.add(update(session, x, batch), len(batch.y))
+            values = update(session, x, batch)
+            place.add(values, len(batch.y))
             _advance(session)
-            reporter.update(f"epoch {place.epoch}/{options.epochs}", _shown(place))
-            session.save_if_due()
+            yield values
 
 
 def _go_on(stop: Callable[[], bool]) -> None:
@@ -131,13 +136,38 @@ def _diverged(session: Session, names: list[str]) -> UserError:
 
 def validate(session: Session, stop: Callable[[], bool]) -> Measurement:
     """Clean and robust accuracy on the validation split; the same random starts in every epoch, and no effect on the run's randomness."""
+    return _validate(session, session.validation_attack, stop)
+
+
+def _one_step(session: Session, stop: Callable[[], bool]) -> dict[str, Any] | None:
+    """The accuracy under the suite of the alarm, and what it cost; None where there is no alarm."""
+    if session.alarm is None:
+        return None
+    started = time.monotonic()
+    found = _validate(session, session.alarm, stop)
+    assert found.robust is not None
+    return {"attack": session.alarm.name, "accuracy": found.robust.value, "seconds": round(time.monotonic() - started, 4)}
+
+
+def _validate(session: Session, attack: Attack, stop: Callable[[], bool]) -> Measurement:
     seed = derive(session.seed, "validation")
     with seeded(seed, session.device):
         setting = Setting(session.device, session.dtype, seed, session.eval_batch)
-        return measure(session.measured, session.validation_attack, session.validation, setting, stop=stop)
+        return measure(session.measured, attack, session.validation, setting, stop=stop)
 
 
-def _close_epoch(session: Session, found: Measurement) -> dict[str, Any]:
+def _alarmed(session: Session, one_step: dict[str, Any], robust: float) -> dict[str, Any]:
+    """The alarm's record of this epoch, with a message where the alarm begins."""
+    earlier = [record for record in metrics.read(session.out / METRICS) if "alarm" in record]
+    fgsm = [*(record["alarm"]["accuracy"] for record in earlier), one_step["accuracy"]]
+    pgd = [*(record["validation"]["robust"] for record in earlier), robust]
+    *before, now = overfitting.alarms(fgsm, pgd)
+    begins = now and not (before and before[-1])
+    said = {"message": overfitting.message(session.place.epoch, fgsm, pgd)} if begins else {}
+    return {**one_step, "on": now, **said}
+
+
+def _close_epoch(session: Session, found: Measurement, one_step: dict[str, Any] | None) -> dict[str, Any]:
     """Choose the best, write best, metrics and last in this order (a kill between them repeats the validation), move to the next epoch."""
     place, options = session.place, session.recipe.train
     assert found.robust is not None
@@ -160,6 +190,9 @@ def _close_epoch(session: Session, found: Measurement) -> dict[str, Any]:
         "best": better,
         "seconds": round(time.monotonic() - session.started, 3),
     }
+    if one_step is not None:
+        record["alarm"] = _alarmed(session, one_step, robust)
+    session.keep_epoch()
     metrics.append(session.out / METRICS, record)
     place.done = place.epoch >= options.epochs or (options.patience is not None and place.stale >= options.patience)
     place.epoch, place.batch, place.sums = place.epoch + 1, 0, {}

@@ -32,8 +32,9 @@ class TrainRequest:
     `binds`: for every other model of the recipe, the directory of a run (frozen; with :last its last checkpoint) or an architecture.
     `unlabelled`: the second stream of a recipe with `data = mix(...)`, as a data set's name or as split:SHARE of the training examples;
     `teacher`: the directory of the run that labels it, or "none" for the label -1. `checkpoint_every` counts updates; both intervals may
-    be None (then once per epoch). `command` is what the user typed, without --resume, and is repeated in every hint how to go on. A
-    console of None is silent.
+    be None (then once per epoch). `keep_epochs`: keep the measured weights of every so many epochs, for `lossdsl diagnose`. `alarm`: a
+    suite that is measured beside the validation attack after every epoch, to see catastrophic overfitting (run/overfitting.py).
+    `command` is what the user typed, without --resume, and is repeated in every hint how to go on. A console of None is silent.
     """
 
     recipe: Recipe
@@ -54,6 +55,8 @@ class TrainRequest:
     validation_attack: AttackChoice = AttackChoice("pgd10")
     test_attack: AttackChoice = AttackChoice("pgd20")
     eval_batch: int = 512
+    keep_epochs: int | None = None
+    alarm: AttackChoice | None = None
     command: tuple[str, ...] = ()
     console: Console | None = None
 

@@ -25,10 +25,11 @@ from lossdsl.run.checkpoint import (
     write_checkpoint,
 )
 from lossdsl.run.examples import Split
+from lossdsl.run.files import make_directory
 from lossdsl.run.optim import Stepper
 from lossdsl.run.protocols import Attack, Recipe, Step
 from lossdsl.run.rng import Streams, global_state, load_global_state
-from lossdsl.run.stored import AVERAGE, load_weights
+from lossdsl.run.stored import AVERAGE, kept_epoch, load_weights
 from lossdsl.run.unlabelled import PseudoLabels
 
 LAST, BEST = "last.safetensors", "best.safetensors"
@@ -92,6 +93,8 @@ class Session:
     eval_batch: int
     checkpoint_every: int | None
     checkpoint_seconds: float | None
+    keep_epochs: int | None = None
+    alarm: Attack | None = None
     models: Mapping[str, nn.Module] = field(default_factory=dict)
     trained: tuple[str, ...] = ()
     averaged: AveragedModel | None = None
@@ -154,6 +157,15 @@ class Session:
         """Write best.safetensors: measured weights and recipe state of the epoch in `place.best`."""
         tensors = pack({"model": self.measured.state_dict(), "recipe": self.step.state_dict(), **self._trained()})
         write_checkpoint(self.out / BEST, tensors, {"kind": "best", "run": self.run_id, "best": self.place.best})
+
+    def keep_epoch(self) -> None:
+        """Write the measured weights and the recipe's state of this epoch, if it is one to be kept."""
+        if self.keep_epochs is None or self.place.epoch % self.keep_epochs:
+            return
+        path = kept_epoch(self.out, self.place.epoch)
+        make_directory(path.parent)
+        tensors = pack({"model": self.measured.state_dict(), "recipe": self.step.state_dict(), **self._trained()})
+        write_checkpoint(path, tensors, {"kind": "epoch", "run": self.run_id, "epoch": self.place.epoch})
 
     def resume(self) -> None:
         """Take up the run at last.safetensors. Raises UserError: damaged, or of another run."""

@@ -65,6 +65,7 @@ def build_session(
         recipe=recipe, out=request.out, seed=request.seed, device=device, model=model, step=step, steppers=steppers,
         streams=Streams.start(request.seed, device), feed=feed, validation=validation, validation_attack=attack, identity=identity,
         eval_batch=request.eval_batch, checkpoint_every=request.checkpoint_every, checkpoint_seconds=request.checkpoint_seconds,
+        keep_epochs=request.keep_epochs, alarm=_alarm(request, measured, data.num_classes, device),
         models=models, trained=trained, averaged=averaged, pseudo=pseudo,
         sampler=ClassSampler(train_split.labels, data.num_classes) if recipe.sampled else None,
     )  # fmt: skip
@@ -123,9 +124,16 @@ def compile_choice(request: TrainRequest, choice: AttackChoice, model: nn.Module
     return attack
 
 
+def _alarm(request: TrainRequest, model: nn.Module, num_classes: int, device: torch.device) -> Attack | None:
+    return None if request.alarm is None else compile_choice(request, request.alarm, model, num_classes, device)
+
+
 def about(session: Session) -> Iterator[str]:
     """What a person should know before the first batch, beyond the recipe: a line for each thing out of the ordinary."""
     options, feed = session.recipe.train, session.feed
+    if session.alarm is not None:
+        beside = f"{session.alarm.name} beside {session.validation_attack.name} on {len(session.validation)} validation examples"
+        yield f"alarm of catastrophic overfitting: {beside} after every epoch (--alarm none: without)"
     for name, entry in session.identity.get("models", {}).items():
         source = f"frozen, {entry['run']} ({entry['checkpoint']})" if entry["frozen"] else "trained from fresh weights"
         yield f"model {name}: {entry['model']}, {source}"

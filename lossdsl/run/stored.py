@@ -20,8 +20,20 @@ from lossdsl.run.rng import seeded
 
 MANIFEST = "manifest.json"
 CHECKPOINTS = ("best", "last")
+EPOCHS = "epochs"
+"""The directory, inside a run, of the weights that `train --keep-epochs` keeps."""
 AVERAGE = "average"
 """The part of a checkpoint that holds averaged weights (`train ema`); they are the ones that are measured and used."""
+
+
+def kept_epoch(run: Path, epoch: int) -> Path:
+    """The file of one kept epoch."""
+    return run / EPOCHS / f"epoch-{epoch:04}.safetensors"
+
+
+def kept_epochs(run: Path) -> list[int]:
+    """The epochs whose weights a run has kept, in order."""
+    return sorted(int(path.stem.removeprefix("epoch-")) for path in (run / EPOCHS).glob("epoch-[0-9]*.safetensors"))
 
 
 def weights_part(found: Checkpoint) -> str:
