@@ -57,6 +57,8 @@ TABLE: dict[str, tuple[str, ...]] = {
         "lossdsl.front",
     ),
     "lossdsl.run": ("lossdsl.source", "lossdsl.diagnostics", "lossdsl.lang", "lossdsl.engine", "lossdsl.front", "lossdsl.solve"),
+    # Judges models by attacks written in the language.
+    "lossdsl.sanity": ("lossdsl.diagnostics", "lossdsl.lang", "lossdsl.front", "lossdsl.engine", "lossdsl.run"),
     # Games of numbers and vectors, and of models; their closures are the engine's.
     "lossdsl.games": (
         "lossdsl.source",
