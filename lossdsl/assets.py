@@ -32,3 +32,8 @@ def attack_paths() -> dict[str, Path]:
 def game_paths() -> dict[str, Path]:
     """Every shipped game by name, in alphabetical order."""
     return {p.stem: p for p in sorted((_folder("recipes") / "games").glob("*.loss"))}
+
+
+def law_paths() -> dict[str, Path]:
+    """Every shipped file of laws by name, in alphabetical order."""
+    return {p.stem: p for p in sorted((_folder("recipes") / "laws").glob("*.loss"))}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from lossdsl import __version__, diagnose_commands, play_commands, run_commands
+from lossdsl import __version__, diagnose_commands, law_commands, play_commands, run_commands
 from lossdsl.arguments import (
     BROKEN_PIPE,
     FINDINGS,
@@ -246,6 +246,7 @@ COMMANDS: dict[str, Command] = {
         "measure and draw why a model is as robust as it is", diagnose_commands.diagnose_arguments, diagnose_commands.run_diagnose
     ),
     "play": Command("play a game and draw its trajectories", play_commands.play_arguments, play_commands.run_play),
+    "laws": Command("search for counterexamples of laws", law_commands.laws_arguments, law_commands.run_laws),
     "plot": Command("draw the accuracy of runs over their epochs", run_commands.plot_arguments, run_commands.run_plot),
 }
 

@@ -18,6 +18,8 @@ from lossdsl.assets import attack_paths, game_paths, recipe_paths
 from lossdsl.check.extend import extend, merged
 from lossdsl.check.game import check_game
 from lossdsl.check.game_typed import TypedGame
+from lossdsl.check.law import check_law
+from lossdsl.check.law_typed import TypedLaw
 from lossdsl.check.recipe import Checker
 from lossdsl.check.scope import BUILT_IN, Report, functions
 from lossdsl.check.typed import TypedRecipe
@@ -40,7 +42,7 @@ class Checked:
     """The outcome of checking one declaration: its typed form (None if it has errors) and every finding."""
 
     declaration: t.Declaration
-    typed: TypedRecipe | TypedGame | None
+    typed: TypedRecipe | TypedGame | TypedLaw | None
     diagnostics: tuple[Diagnostic, ...]
     changing: frozenset[str] = frozenset()
     epochs: frozenset[int] = frozenset()
@@ -65,18 +67,19 @@ class Recipe:
         return check_declaration(self.declaration, self.shared, self.overrides, self.epoch)
 
     @cached_property
-    def declared(self) -> TypedRecipe | TypedGame:
-        """The typed recipe, attack suite or game."""
+    def declared(self) -> TypedRecipe | TypedGame | TypedLaw:
+        """The typed recipe, attack suite, game, or law at its first choices."""
         if self.checked.typed is None:
             raise RecipeError(self.source, [d for d in self.checked.diagnostics if d.severity == "error"])
         return self.checked.typed
 
     @property
     def typed(self) -> TypedRecipe:
-        """The typed recipe or attack suite; UserError for a game."""
-        if isinstance(self.declared, TypedGame):
-            raise UserError(f"{self.name} is a game, not a recipe", where=self.source.name, fix=f"run: lossdsl play {self.name}")
-        return self.declared
+        """The typed recipe or attack suite; UserError for a game or law."""
+        if isinstance(self.declared, TypedRecipe):
+            return self.declared
+        command = "play" if self.kind == "game" else "laws"
+        raise UserError(f"{self.name} is a {self.kind}, not a recipe", where=self.source.name, fix=f"run: lossdsl {command} {self.name}")
 
     @property
     def game(self) -> TypedGame:
@@ -98,7 +101,7 @@ class Recipe:
 
     @property
     def kind(self) -> str:
-        """ "recipe", "attack" or "game"."""
+        """ "recipe", "attack", "game" or "law"."""
         return self.declaration.kind
 
     @property
@@ -236,6 +239,9 @@ def check_declaration(
     if node.kind == "game":
         game = check_game(report, overrides, shared, node)
         return Checked(node, None if report.failed else game, report.diagnostics)
+    if node.kind == "law":
+        law = check_law(report, shared, node)
+        return Checked(node, None if report.failed else law, report.diagnostics)
     checker = Checker(report, overrides, epoch)
     typed = checker.check(shared, node)
     return Checked(

@@ -16,7 +16,8 @@ from lossdsl.syntax import tree as t
 if TYPE_CHECKING:
     from lossdsl.check.infer import Context, Inference
 
-_POINTS = frozenset({Kind.INPUT, Kind.REAL})
+
+
 
 
 def infer_gradient(self: Inference, e: t.Binder, scope: Scope, at: Context) -> Typed:
@@ -32,7 +33,7 @@ def infer_gradient(self: Inference, e: t.Binder, scope: Scope, at: Context) -> T
     point = self.infer(header.domain if bound and header.domain else t.Name(header.var, span=header.span), scope, at)
     if is_error(point):
         return point
-    if point.kind not in _POINTS or point.op == "number":
+    if point.kind not in self.grad_points or point.op == "number":
         help = "write grad(x: e), or grad(v = x + eta: e) for the gradient by v at x + eta"
         said = f"grad is taken at an Input, and this is {DESCRIPTION[point.kind]}"
         return self.report.error("E013", said, header.span, help, label=str(point.kind))

@@ -39,6 +39,9 @@ CLASSES_COUNT = Typed("classes", (), Kind.CONST, low=2.0)
 class Inference:
     """Infers expressions in a scope. One instance per file; it only collects findings."""
 
+    grad_points = frozenset({Kind.INPUT, Kind.REAL})
+    """Kinds of points that grad can be taken at."""
+
     def __init__(self, report: Report) -> None:
         self.report = report
         self._left_out: list[Domain] = []

@@ -113,7 +113,7 @@ def introduced(item: t.Item) -> tuple[str, ...]:
         return ()
     if isinstance(item, t.Data):
         return item.names
-    if isinstance(item, t.Param | t.Let | t.Def | t.Find | t.State | t.Model | t.Player):
+    if isinstance(item, t.Param | t.Let | t.Def | t.Find | t.State | t.Model | t.Player | t.Quantifier):
         return (item.name,)
     return ()
 

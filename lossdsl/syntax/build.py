@@ -224,6 +224,27 @@ class Builder(Transformer):  # type: ignore[type-arg]
     def keep(self, meta: Meta, parts: list[Any]) -> t.Keep:
         return t.Keep(str(parts[0]), _as_call(parts[1]), span=_span(meta))
 
+    # laws
+    def law(self, meta: Meta, parts: list[Any]) -> t.Declaration:
+        _, name, *items = parts
+        return t.Declaration("law", str(name), None, tuple(_flatten(items)), span=_span(meta))
+
+    def for_(self, meta: Meta, parts: list[Any]) -> list[t.Quantifier]:
+        return parts
+
+    def quantifier(self, meta: Meta, parts: list[Any]) -> t.Quantifier:
+        name, index, domain = parts
+        return t.Quantifier(str(name), index, domain, span=_span(meta))
+
+    def finite(self, meta: Meta, parts: list[Any]) -> t.Sequence:
+        return t.Sequence(tuple(parts), "{", span=_span(meta))
+
+    def hypothesis(self, meta: Meta, parts: list[Any]) -> t.Hypothesis:
+        return t.Hypothesis(parts[0], span=_span(meta))
+
+    def claim(self, meta: Meta, parts: list[Any]) -> t.Claim:
+        return t.Claim(parts[1], str(parts[0]) == "refute", span=_span(meta))
+
     # expressions
     def number(self, meta: Meta, parts: list[Any]) -> t.Number:
         return t.Number(str(parts[0]), span=_span(meta))

@@ -115,7 +115,7 @@ def _continues(previous: t.Item, item: t.Item, text: str | None) -> bool:
     """Whether an item belongs to the comma list of the one before it."""
     if text is None:
         return isinstance(previous, t.Param) and isinstance(item, t.Param)
-    return isinstance(item, t.Param | t.Let | t.State) and text[: item.span.start].rstrip().endswith(",")
+    return isinstance(item, t.Param | t.Let | t.State | t.Quantifier) and text[: item.span.start].rstrip().endswith(",")
 
 
 def _statement(items: list[t.Item], text: str | None) -> list[Line]:
@@ -128,7 +128,7 @@ def _statement(items: list[t.Item], text: str | None) -> list[Line]:
         return [Line(0, head), *(Line(CLAUSE, words, first=False) for words in clauses)]
     if isinstance(item, t.Keyword) and _is_heading(item):
         return [Line(CLAUSE, [Word(item.keyword), Word(f'"{item.value}"', " " * (7 - len(item.keyword)))], first=False)]
-    if isinstance(item, t.Param | t.Let | t.State):
+    if isinstance(item, t.Param | t.Let | t.State | t.Quantifier):
         keyword, mode = _list_keyword(item)
         return [Line(0, [Word(keyword), *_listed([_binding(i) for i in items], 0), *mode], _group(item))]
     if isinstance(item, t.Player):
@@ -144,15 +144,17 @@ def _group(item: t.Item) -> str:
         return "values"
     if isinstance(item, t.Player | t.Keep):
         return "players"
+    if isinstance(item, t.Quantifier | t.Hypothesis | t.Claim):
+        return "claims" if isinstance(item, t.Claim) else "values"
     if isinstance(item, t.Keyword) and item.keyword == "remove":
         return "values"
     return item.keyword if isinstance(item, t.Keyword) else type(item).__name__
 
 
-def _list_keyword(item: t.Param | t.Let | t.State) -> tuple[str, list[Word]]:
+def _list_keyword(item: t.Param | t.Let | t.State | t.Quantifier) -> tuple[str, list[Word]]:
     """The keyword before a comma list and the mode behind it."""
-    if isinstance(item, t.Param):
-        return "param", []
+    if isinstance(item, t.Param | t.Quantifier):
+        return "param" if isinstance(item, t.Param) else "for", []
     if isinstance(item, t.Let):
         return "log" if item.recorded else "let", _mode(item.mode)
     return "memory" if item.per_example else "state", _mode(item.mode)
@@ -162,6 +164,9 @@ def _binding(item: t.Item) -> list[Word]:
     """One `name = value` of a comma list."""
     if isinstance(item, t.State):
         return [*_words(item.name, "="), *_expr(item.init, 2), Word("then", rank=1), *_expr(item.update, 2)]
+    if isinstance(item, t.Quantifier):
+        index = [Word("[", ""), *_tight(_expr(item.index, 1)), Word("]", "")] if item.index is not None else []
+        return [Word(item.name), *index, Word("in"), *_expr(item.domain, 2)]
     assert isinstance(item, t.Param | t.Let)
     words = [*_words(item.name, "="), *_expr(item.value, 2)]
     if isinstance(item, t.Param):
@@ -189,6 +194,11 @@ def _one_line(item: t.Item) -> list[Word]:
         return [Word("train"), *_listed([_argument(option, 1) for option in item.options], 0)]
     if isinstance(item, t.Input):
         return [*_words("input", item.name, "in"), *_expr(item.domain, 1)]
+    return _other_line(item)
+
+
+def _other_line(item: t.Item) -> list[Word]:
+    """Statements of games and laws, and models."""
     if isinstance(item, t.Data):
         names = [Word("("), *_tight(_listed([_words(name) for name in item.names], 1)), Word(")", "")]
         return [Word("data"), *names, Word("="), *_listed([_row(row) for row in item.rows], 0)]
@@ -196,6 +206,10 @@ def _one_line(item: t.Item) -> list[Word]:
         return [Word("solve"), *_solver(item.call)]
     if isinstance(item, t.Keep):
         return [*_words("keep", item.name, "in"), *_solver(item.region)]
+    if isinstance(item, t.Hypothesis):
+        return [Word("where"), *_expr(item.condition, 0)]
+    if isinstance(item, t.Claim):
+        return [Word("refute" if item.refuted else "claim"), *_expr(item.relation, 0)]
     assert isinstance(item, t.Model)
     if item.takes is not None and item.gives is not None:
         return _words("model", item.name, ":", item.takes, "->", item.gives)
@@ -320,7 +334,8 @@ def _expr(expr: t.Expr, rank: int, dense: bool = False) -> list[Word]:
         low, high = (_operand(end, _SUM, rank + 1, dense=True) for end in (expr.low, expr.high))
         return [*low, Word("..", ""), *_tight(high)]
     if isinstance(expr, t.Sequence):
-        return [Word("["), *_tight(_listed([_expr(item, rank + 1) for item in expr.items], rank)), Word("]", "")]
+        closing = {"[": "]", "{": "}"}[expr.bracket]
+        return [Word(expr.bracket), *_tight(_listed([_expr(item, rank + 1) for item in expr.items], rank)), Word(closing, "")]
     return _postfix(expr, rank)
 
 

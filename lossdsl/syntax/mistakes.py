@@ -13,7 +13,7 @@ from lossdsl.source import Source, Span
 KEYWORDS = (
     "recipe", "attack", "generator", "use", "extends", "param", "let", "def", "sample", "lower", "find", "state", "memory", "upper",
     "train", "input", "model", "remove", "maximize", "minimize", "by", "with", "in", "through", "over", "then", "from", "at", "for",
-    "where", "until", "and", "or", "not", "title", "source", "log", "run", "count", "player", "solve", "data", "keep",
+    "where", "until", "and", "or", "not", "title", "source", "log", "run", "count", "player", "solve", "data", "keep", "claim", "refute",
 )  # fmt: skip
 RESERVED = KEYWORDS[:34]
 
@@ -50,7 +50,7 @@ _DIGITS_AND_MORE = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[A-Za-z_]|\.[0-9])[A-Za-z0
 _FRIENDLY = {
     "NAME": "a name", "NUMBER": "a number", "STRING": 'a "string"', "LPAR": "(", "RPAR": ")", "LSQB": "[", "RSQB": "]", "LBRACE": "{",
     "RBRACE": "}", "COMMA": ",", "EQUAL": "=", "COLON": ":", "TILDE": "~", "ARGUMENT": "name = value", "$END": "the end of the file",
-    "PLUS": "+", "MINUS": "-", "TIMES": "*", "SLASH": "/", "POWER": "^", "KIND": "recipe, attack or game",
+    "PLUS": "+", "MINUS": "-", "TIMES": "*", "SLASH": "/", "POWER": "^", "KIND": "recipe, attack, game or law",
     "JOINT": "joint", "FROZEN": "frozen",
 }  # fmt: skip
 
@@ -111,13 +111,6 @@ def _too_deep(trouble: Trouble) -> Diagnostic | None:
             deepest, place = depth, offset
     message = f"expressions are nested too deeply: {deepest} brackets are open here" if deepest > 20 else "an expression is too long"
     return Diagnostic("E005", message, Span(place, place + 1), help="name the inner parts with let")
-
-
-def _not_yet(trouble: Trouble) -> Diagnostic | None:
-    if trouble.found == "law" and trouble.unclosed is None:
-        help = "recipe, attack and game are; docs/language.md lists what is planned"
-        return Diagnostic("E900", f"{trouble.found} declarations are not supported yet", trouble.span, help=help)
-    return None
 
 
 def _unclosed(trouble: Trouble) -> Diagnostic | None:
@@ -290,7 +283,7 @@ def _reserved(trouble: Trouble) -> Diagnostic | None:
 def _fitting(trouble: Trouble) -> list[str]:
     """The keywords that could stand here."""
     fits = [k for k in KEYWORDS if k.upper() in trouble.expected or (k == "over" and "__ANON_0" in trouble.expected)]
-    return fits + (["recipe", "attack", "game"] if "KIND" in trouble.expected else [])
+    return fits + (["recipe", "attack", "game", "law"] if "KIND" in trouble.expected else [])
 
 
 def _missing_word(trouble: Trouble) -> Diagnostic | None:
@@ -347,6 +340,6 @@ def _side_by_side(trouble: Trouble) -> Diagnostic | None:
 
 
 RULES: tuple[Callable[[Trouble], Diagnostic | None], ...] = (
-    _too_deep, _not_yet, _trailing_comma, _unclosed, _wrong_bracket, _string, _strange_character, _double_star, _double_slash,
+    _too_deep, _trailing_comma, _unclosed, _wrong_bracket, _string, _strange_character, _double_star, _double_slash,
     _glued_number, _point, _range_end, _colon, _assignment, _no_header, _missing_word, _reserved, _misspelt, _extra_bracket, _side_by_side,
 )  # fmt: skip

@@ -27,7 +27,7 @@ MAX_SYNTAX_ERRORS = 20
 STATEMENT_WORDS = (
     "recipe", "attack", "law", "game", "generator", "use", "title", "source", "param", "let", "def", "log", "sample", "lower", "run",
     "find", "state", "memory", "upper", "train", "input", "model", "remove", "count",
-    "player", "solve", "data", "keep",
+    "player", "solve", "data", "keep", "for", "claim", "refute",
 )  # fmt: skip
 _STATEMENT_START = re.compile(r"^[ \t]*(?:" + "|".join(STATEMENT_WORDS) + r")\b(?!['(])(?![ \t]*=)", re.MULTILINE)
 _COMMENT_OR_STRING = re.compile(r'"[^"\n]*"|(#[^\n]*)')
@@ -140,7 +140,7 @@ def _statement_around(text: str, trouble: Trouble) -> Span | None:
     start = before[-1]
     end = next((s for s in starts if s > anchor), len(text))
     word = _WORD.search(text, start)
-    if word is None or word[0] in ("recipe", "attack", "game") or not masked[start:end].strip():
+    if word is None or word[0] in ("recipe", "attack", "game", "law") or not masked[start:end].strip():
         return None
     return Span(start, end)
 

@@ -122,9 +122,10 @@ class Range(Node):
 
 @dataclass(frozen=True)
 class Sequence(Node):
-    """`[a, b]`: an interval or a list of epochs, by context."""
+    """`[a, b]`: an interval or a list of epochs, by context; `{a, b}` (bracket "{"): a finite set."""
 
     items: tuple[Expr, ...]
+    bracket: str = "["
 
 
 Expr = Number | Name | Unary | Binary | Compare | Index | Iterate | Call | Binder | Range | Sequence
@@ -285,6 +286,30 @@ class Keep(Node):
 
 
 @dataclass(frozen=True)
+class Quantifier(Node):
+    """`for NAME in DOMAIN`, or a family `NAME[1..n] in DOMAIN`."""
+
+    name: str
+    index: Range | None
+    domain: Expr
+
+
+@dataclass(frozen=True)
+class Hypothesis(Node):
+    """`where CONDITION`: what the claims below it may assume."""
+
+    condition: Expr
+
+
+@dataclass(frozen=True)
+class Claim(Node):
+    """`claim RELATION`, or with `refuted` `refute RELATION`."""
+
+    relation: Expr
+    refuted: bool = False
+
+
+@dataclass(frozen=True)
 class Keyword(Node):
     """Statements of one word and one value: title, source, remove, count, use."""
 
@@ -292,12 +317,15 @@ class Keyword(Node):
     value: str
 
 
-Item = Param | Let | Def | Sample | Level | Find | Upper | State | Train | Input | Model | Keyword | Player | Solve | Data | Keep
+Item = (
+    Param | Let | Def | Sample | Level | Find | Upper | State | Train | Input | Model | Keyword | Player | Solve | Data | Keep
+    | Quantifier | Hypothesis | Claim
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Declaration(Node):
-    """`recipe NAME extends BASE`, `attack NAME` or `game NAME`, with its items in the order written."""
+    """`recipe NAME extends BASE`, `attack NAME`, `game NAME` or `law NAME`, with its items in the order written."""
 
     kind: str
     name: str

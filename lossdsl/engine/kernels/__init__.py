@@ -6,7 +6,7 @@ Derivatives are those of the formulas, finite for float32 logits up to 1e4. At a
 lowest class (of two numbers: to the first).
 """
 
-from lossdsl.engine.kernels import arithmetic, batches, classes, geometry, probability, sets
+from lossdsl.engine.kernels import arithmetic, batches, classes, geometry, networks, probability, sets
 from lossdsl.engine.kernels.arithmetic import COMPARISONS
 from lossdsl.engine.kernels.table import KERNELS, REGISTERED, Kernel, kernel
 
@@ -20,6 +20,7 @@ __all__ = [
     "classes",
     "geometry",
     "kernel",
+    "networks",
     "probability",
     "sets",
 ]

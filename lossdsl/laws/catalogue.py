@@ -1,0 +1,112 @@
+"""Files to laws, and a law at any choice of what is enumerated."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lossdsl.assets import law_paths
+from lossdsl.check.law import check_law
+from lossdsl.check.law_typed import Choice, TypedLaw
+from lossdsl.check.scope import Report
+from lossdsl.diagnostics import RecipeError, UserError, did_you_mean
+from lossdsl.front import Recipe, parse_recipes, read_source
+from lossdsl.source import Source
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """A law of a file. `first` is the law at its first choices."""
+
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+    @property
+    def source(self) -> Source:
+        return self.recipe.source
+
+    @property
+    def first(self) -> TypedLaw:
+        found = self.recipe.declared
+        assert isinstance(found, TypedLaw)
+        return found
+
+    def at(self, choices: dict[str, Choice]) -> TypedLaw:
+        """The law at other choices; what is not among the options is replaced by the first of them. Raises RecipeError where only
+        this choice is wrong (a network that grows too large, an index out of a family)."""
+        report = Report()
+        found = check_law(report, self.recipe.shared, self.recipe.declaration, choices)
+        if report.failed:
+            raise RecipeError(self.source, [d for d in report.diagnostics if d.severity == "error"])
+        return found
+
+    def shapes(self, seed: int, most: int) -> Iterator[TypedLaw]:
+        """The law at different choices, the first ones first, then all options of one after the other at random; at most `most`."""
+        generator, seen = random.Random(seed), set()
+        for n in range(4 * most):
+            law = self._drawn(generator) if n else self.first
+            key = tuple(sorted((k, repr(v)) for k, v in law.choices.items()))
+            if key in seen:
+                continue
+            seen.add(key)
+            yield law
+            if len(seen) >= most or not law.choices:
+                return
+
+    def _drawn(self, generator: random.Random) -> TypedLaw:
+        """Choice by choice, since later options depend on earlier choices; small ones are as likely as large ones together."""
+        chosen: dict[str, Choice] = {}
+        law = self.first
+        while left := [name for name in law.options if name not in chosen]:
+            options = law.options[left[0]]
+            few = options[:3] if generator.random() < 0.5 else options
+            chosen[left[0]] = generator.choice(few)
+            law = self.at(chosen)
+        return law
+
+
+def laws_of(source: Source) -> list[Law]:
+    """Every law of a text. Raises RecipeError with every error of the text."""
+    return [Law(r) for r in parse_recipes(source) if r.kind == "law"]
+
+
+@cache
+def _shipped() -> dict[str, Path]:
+    return law_paths()
+
+
+def load_laws(names: Sequence[str] = (), only: Sequence[str] = ()) -> list[Law]:
+    """The laws of files (paths, or names of shipped ones), or of all shipped files; `only`: the names of those wanted.
+
+    Raises UserError for a name that no file or law has, RecipeError for a file with errors.
+    """
+    paths = [_path(n) for n in names] if names else list(_shipped().values())
+    found = [law for path in paths for law in laws_of(read_source(path))]
+    if not found:
+        raise UserError("there are no laws", where=", ".join(map(str, paths)), fix="declare one: law NAME, then for ... and claim ...")
+    known = {law.name for law in found}
+    for name in only:
+        if name not in known:
+            raise UserError(f"there is no law {name}", where="--id", fix=did_you_mean(name, known))
+    return [law for law in found if not only or law.name in only]
+
+
+def _path(name: str) -> Path:
+    if name in _shipped():
+        return _shipped()[name]
+    if name.endswith(".loss") or Path(name).exists():
+        return Path(name)
+    raise UserError(f"there is no file of laws {name}", fix=did_you_mean(name, _shipped()) + "; a file ends in .loss")
+
+
+def excerpt(source: Source, span: Any) -> str:
+    """A statement on one line, without comments."""
+    lines = source.holding(span).excerpt(span).splitlines()
+    return " ".join(" ".join(line.partition("#")[0].split()) for line in lines).strip()

@@ -1,0 +1,227 @@
+"""The high-precision evaluator: what the sides of a relation are, one assignment at a time, and which of them is larger.
+
+It walks the typed graph, never the plan, with textbook formulas over mpmath's numbers, and shares no code with the engine. A Prob is
+its probabilities; mpmath's exponents are unbounded, so that e^-1e15 is a number like any other. Differences are taken with ever
+more digits until their sign is beyond doubt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from lossdsl.check.law_typed import Quantity, Relation, TypedLaw
+from lossdsl.check.typed import Axis, Domain, Typed
+from lossdsl.lang.types import CLASSES
+from lossdsl.laws.exact_domains import value_of
+from lossdsl.laws.exact_forms import CORE, FORMS
+from lossdsl.laws.numbers import base, inf, isfinite, isnan, mp, mpf
+
+DIGITS = (50, 80, 160, 400, 1200)
+"""Tried one after the other until the sign of a difference is certain."""
+SETTLED = 1e-12
+"""A limit differs from a number if, relative to 1 + |left| + |right|, by more than this at the end of its sequence."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """left op right: whether it holds (None: not decided), and both sides to 50 digits or more."""
+
+    holds: bool | None
+    left: Any
+    right: Any
+    digits: int
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """hypotheses: whether all of them hold; holds: whether the relation does. None: not within 1200 digits, or a side is no number."""
+
+    hypotheses: bool | None
+    holds: bool | None
+    comparisons: tuple[Comparison, ...]
+    """Of the relation's links, in order."""
+
+    @property
+    def refuted(self) -> bool:
+        """A counterexample beyond rounding."""
+        return self.hypotheses is True and self.holds is False
+
+    @property
+    def violation(self) -> float:
+        """The largest difference of the sides among the links that do not hold, divided by 1 + |left| + |right|; 0 if all hold."""
+        sizes = [float(_relative(c)) for c in self.comparisons if c.holds is False]
+        return max(sizes, default=0.0)
+
+
+def _relative(c: Comparison) -> Any:
+    if not (isfinite(c.left) and isfinite(c.right)):
+        return mpf(1)
+    return abs(c.left - c.right) / (1 + abs(c.left) + abs(c.right))
+
+
+class Exact:
+    """The relations of one statement, evaluated for one assignment at a time."""
+
+    def __init__(self, law: TypedLaw, where: tuple[Relation, ...], relation: Relation) -> None:
+        self.law, self.where, self.relation = law, where, relation
+        self._frees: dict[int, frozenset[Any]] = {}
+        self._kept: list[Typed] = []
+
+    def confirm(self, values: Mapping[str, tuple[Any, ...]], charts: Mapping[str, str]) -> Confirmation:
+        runs: dict[int, Run] = {}
+        hypotheses: bool | None = True
+        for r in self.where:
+            held = self._decide(r, values, charts, runs, [])
+            hypotheses = False if held is False else None if held is None and hypotheses is not False else hypotheses
+        if hypotheses is False:
+            return Confirmation(False, None, ())
+        comparisons: list[Comparison] = []
+        holds = self._decide(self.relation, values, charts, runs, comparisons)
+        return Confirmation(hypotheses, holds, tuple(comparisons))
+
+    def _decide(self, r: Relation, values: Any, charts: Any, runs: dict[int, Run], found: list[Comparison]) -> bool | None:
+        if r.parts:
+            parts = [self._decide(p, values, charts, runs, found) for p in r.parts]
+            absorbing = r.op == "or"
+            return absorbing if absorbing in parts else None if None in parts else not absorbing
+        assert r.left is not None and r.right is not None
+        comparison = self._compare(r.op, r.left, r.right, values, charts, runs)
+        found.append(comparison)
+        return comparison.holds
+
+    def _compare(self, op: str, left: Typed, right: Typed, values: Any, charts: Any, runs: dict[int, Run]) -> Comparison:
+        """More digits until the difference is larger than its own error, or so small that it is 0."""
+        settles = self.settles(left) or self.settles(right)
+        before = None
+        comparison = Comparison(None, mp.nan, mp.nan, 0)
+        for digits in DIGITS:
+            with mp.workdps(digits):
+                run = runs.setdefault(digits, Run(self, values, charts, digits))
+                a, b = base(run.value(left)), base(run.value(right))
+                if isnan(a) or isnan(b):
+                    return Comparison(None, a, b, digits)
+                sign = _sign_at_limit(a, b, before) if settles else _sign(a, b, run.largest, digits)
+                comparison = Comparison(None if sign is None else _holds(op, sign), a, b, digits)
+                before = a, b
+            if sign is not None:
+                return comparison
+        return comparison
+
+    def settles(self, e: Typed) -> bool:
+        """Does it hold a limit?"""
+        return e.op == "limit" or any(self.settles(a) for a in e.args)
+
+    def free(self, e: Typed) -> frozenset[Any]:
+        """The axes, and the variables of gradients and limits, that a value depends on."""
+        if id(e) not in self._frees:
+            self._kept.append(e)
+            inside = frozenset().union(*(self.free(a) for a in e.args))
+            if e.axis is not None:
+                inside |= _of_domain(self, e.axis.domain)
+                inside = inside | {e.axis} if e.op == "bound" else inside - {e.axis}
+            if e.op in ("leaf", "vanishing"):
+                inside |= {e.attrs}
+            elif e.op in ("grad", "limit"):
+                inside -= {e.attrs}
+            elif e.op == "bregman":
+                inside -= {e.attrs[:-1]}
+            self._frees[id(e)] = inside
+        return self._frees[id(e)]
+
+
+def _of_domain(exact: Exact, domain: Domain) -> frozenset[Any]:
+    return exact.free(domain.expr) if domain.expr is not None else frozenset()
+
+
+def _sign(a: Any, b: Any, largest: Any, digits: int) -> int | None:
+    """Of a - b; 0 if the difference is less than 1e-40 of what it is made of; None if more digits are needed."""
+    if a == b:
+        return 0 if digits > DIGITS[0] or not isfinite(a) else None
+    if not (isfinite(a) and isfinite(b)):
+        return 1 if a > b else -1
+    slack = largest * mpf(10) ** (5 - digits)
+    if abs(a - b) > slack:
+        return 1 if a > b else -1
+    return 0 if digits > DIGITS[0] and slack <= mpf(10) ** -40 * max(abs(a), abs(b), mpf(10) ** -100) else None
+
+
+def _sign_at_limit(a: Any, b: Any, before: tuple[Any, Any] | None) -> int | None:
+    """Sides that are limits are compared at two points of their sequence: what has settled, and what is still on its way."""
+    if before is None or not (isfinite(a) and isfinite(b)):
+        return None if before is None else (a > b) - (a < b)
+    scale = 1 + abs(a) + abs(b)
+    difference, earlier = (a - b) / scale, (before[0] - before[1]) / scale
+    if not isfinite(earlier):
+        return None
+    drift = abs(difference - earlier)
+    if abs(difference) <= SETTLED and drift <= SETTLED:
+        return 0
+    return None if drift > abs(difference) / 4 else 1 if difference > 0 else -1
+
+
+def _holds(op: str, sign: int) -> bool:
+    return {"<=": sign <= 0, ">=": sign >= 0, "<": sign < 0, ">": sign > 0, "==": sign == 0, "!=": sign != 0}[op]
+
+
+class Run:
+    """One evaluation at one precision. `largest`: the largest finite number met on the way, at least 1e-300."""
+
+    def __init__(self, exact: Exact, values: Mapping[str, tuple[Any, ...]], charts: Mapping[str, str], digits: int) -> None:
+        self.exact, self.digits = exact, digits
+        self.law: TypedLaw = exact.law
+        self.classes: dict[Axis, int] = {}
+        self.leaves: dict[Any, tuple[int, Any]] = {}
+        """Variables of gradients and limits, each with a number that tells its values apart."""
+        self.largest: Any = mpf("1e-300")
+        self._bound = 0
+        self._done: dict[Any, Any] = {}
+        self.quantities: dict[str, Any] = {}
+        for q in self.law.quantities:
+            self.quantities[q.name] = self._quantity(q, values[q.name], charts.get(q.name, ""))
+
+    def _quantity(self, q: Quantity, free: tuple[Any, ...], chart: str) -> Any:
+        numbers = [int(v) if q.form == "label" else _exactly(v) for v in free]
+        found = value_of(q, numbers, [self.value(a) for a in q.args], chart, self.law.domain)
+        for v in found if isinstance(found, list) else [found] if q.form != "label" else []:
+            self.note(v)
+        return found
+
+    def value(self, e: Typed) -> Any:
+        """A number, a list of numbers, or the number of a class."""
+        free = self.exact.free(e)
+        key = (id(e), frozenset((f, self.classes[f] if isinstance(f, Axis) else self.leaves[f][0]) for f in free))
+        if key not in self._done:
+            rule = CORE.get(e.op)
+            found = rule(self, e) if rule else FORMS[e.op](*(self.value(a) for a in e.args))
+            if e.kind not in CLASSES:
+                for v in found if isinstance(found, list) else [found]:
+                    self.note(v)
+            self._done[key] = found
+        return self._done[key]
+
+    def note(self, v: Any) -> None:
+        size = abs(base(v))
+        if size > self.largest and size != inf:
+            self.largest = size
+
+    def domain(self, domain: Domain) -> list[int]:
+        """The classes of a header, in ascending order."""
+        out = None if domain.expr is None else self.value(domain.expr)
+        return [c for c in range(self.law.classes) if c != out]
+
+    def bind(self, leaf: Any, value: Any) -> None:
+        """Give a variable of a gradient or of a limit its value."""
+        self._bound += 1
+        self.leaves[leaf] = self._bound, value
+
+    def fresh_tag(self) -> int:
+        """A tag larger than every one before."""
+        self._bound += 1
+        return self._bound
+
+
+def _exactly(v: Any) -> Any:
+    return mpf(v.numerator) / mpf(v.denominator) if isinstance(v, Fraction) else mpf(v)
