@@ -55,12 +55,13 @@ def others(recipe: str, seed: int, args: argparse.Namespace) -> list[str]:
     return [part.format(erm=erm) for part in HELPED.get(recipe, ())]
 
 
-def lossdsl(*arguments: str) -> None:
-    """The command line in this process, so that torch is imported once."""
-    with contextlib.redirect_stdout(io.StringIO()):
+def lossdsl(*arguments: str) -> str:
+    """The command line in this process, so that torch is imported once; what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
         code = command_line(list(arguments))
     if code:
         sys.exit(code)
+    return printed.getvalue()
 
 
 def one(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
@@ -74,9 +75,8 @@ def one(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
         )  # fmt: skip
         found: dict[str, float] = {}
         for attack in ATTACKS:
-            report = out / f"{attack}.json"
-            lossdsl("evaluate", str(out), "--attack", attack, "--set", f"eps={args.eps}", "--json", str(report), "--quiet")
-            result = json.loads(report.read_text())
+            printed = lossdsl("evaluate", str(out), "--attack", attack, "--set", f"eps={args.eps}", "--format", "json", "--quiet")
+            (result,) = json.loads(printed)
             found["clean"], found[attack] = 100 * result["clean"]["accuracy"], 100 * result["robust"]["accuracy"]
         result = json.loads((out / "result.json").read_text())
         found["seconds"] = result["seconds"] / result["epochs"]

@@ -62,12 +62,13 @@ EXPERIMENTS = {
 }
 
 
-def lossdsl(*arguments: str) -> None:
-    """The command line in this process, so that torch is imported once."""
-    with contextlib.redirect_stdout(io.StringIO()):
+def lossdsl(*arguments: str) -> str:
+    """The command line in this process, so that torch is imported once; what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
         code = command_line(list(arguments))
     if code:
         sys.exit(code)
+    return printed.getvalue()
 
 
 def one(name: str, seed: int, plan: Experiment, args: argparse.Namespace) -> dict[str, Any]:
@@ -85,11 +86,10 @@ def one(name: str, seed: int, plan: Experiment, args: argparse.Namespace) -> dic
         found: dict[str, Any] = {}
         for which in ("best", "last"):
             for suite in plan.suites:
-                report = out / f"{which}-{suite}.json"
-                lossdsl(
-                    "evaluate", str(out), "--checkpoint", which, "--attack", suite, "--set", radius, "--json", str(report), "--quiet", *root
-                )  # fmt: skip
-                result = json.loads(report.read_text())
+                printed = lossdsl(
+                    "evaluate", str(out), "--checkpoint", which, "--attack", suite, "--set", radius, "--format", "json", "--quiet", *root
+                )
+                (result,) = json.loads(printed)
                 found[f"{which} clean"], found[f"{which} {suite}"] = 100 * result["clean"]["accuracy"], 100 * result["robust"]["accuracy"]
         result = json.loads((out / "result.json").read_text())
         found["s/epoch"] = result["seconds"] / result["epochs"]

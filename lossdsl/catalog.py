@@ -1,7 +1,7 @@
 """What is shipped, a row for each file: `lossdsl list` and docs/methods.md.
 
-The first comment of a file names the methods that it is ("# T6: ...", "# T6, T7: ..."); comments say how open choices are settled
-("A7: lambda = 6 is the released default").
+The first comment of a file names the methods that it is ("# T6: ...", "# T6, T7: ...", of an attack "# E2: ..."); comments say how
+open choices are settled ("A7: lambda = 6 is the released default").
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lossdsl.front import Recipe
 
-_METHODS = re.compile(r"(?:method:\s*)?(T[0-9]+(?:,\s*T[0-9]+)*)\b")
+_METHODS = re.compile(r"(?:method:\s*)?([TE][0-9]+(?:,\s*[TE][0-9]+)*)\b")
 _CHOICE = re.compile(r"\bA([0-9]+)\b")
 _MARK = re.compile(r"\s*\(A[0-9]+\)")
 _NEXT = re.compile(r"[;,.]?\s+A[0-9]+:")
-_LABEL = re.compile(r"^(?:[TA][0-9]+(?:,\s*)?)+:\s*")
+_LABEL = re.compile(r"^(?:[TEA][0-9]+(?:,\s*)?)+:\s*")
 _SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z])")
 
 
@@ -34,7 +34,7 @@ def describe(recipe: Recipe, path: Path) -> dict[str, Any]:
 def methods(text: str) -> list[str]:
     """The numbers at the start of the first comment."""
     found = _METHODS.match(comments(text))
-    return re.findall(r"T[0-9]+", found[1]) if found else []
+    return re.findall(r"[TE][0-9]+", found[1]) if found else []
 
 
 def code_lines(text: str) -> int:

@@ -129,36 +129,42 @@ def _console(arguments: argparse.Namespace) -> Any:
 
 
 def evaluate_arguments(parser: Parser) -> None:
-    parser.add_argument("run", type=Path, metavar="DIR", help="directory that lossdsl train has written")
-    parser.add_argument("--attack", default="pgd20", metavar="SUITE", help="the name or file of an attack suite (pgd20)")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="directories that lossdsl train has written")
+    parser.add_argument(
+        "--attack", action="append", metavar="SUITE", help="the name or file of an attack suite; several, one after the other (pgd20)"
+    )
     add_set(parser)
+    parser.add_argument(
+        "--bind", action="append", default=[], metavar="NAME=DIR", help="another model of the suite, by the directory of its run (DIR:last)"
+    )
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which checkpoint (best)")
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="which examples (test)")
     parser.add_argument("--batch", type=whole_number, default=512, metavar="N", help="examples at a time (512)")
     parser.add_argument("--limit", type=whole_number, metavar="N", help="the first N examples only")
-    parser.add_argument("--json", metavar="FILE", help="write the result there as JSON too (- for standard output, in place of the table)")
+    parser.add_argument("--fresh", action="store_true", help="measure again what is known or half done")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="json: every number, and where the masks are")
     _add_data(parser)
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     settings = parse_settings(arguments.set)
     from lossdsl.engine.api import attack_compiler
-    from lossdsl.run.evaluate import EvaluateRequest, evaluate
-    from lossdsl.run.files import write_json
-    from lossdsl.run.report import evaluate_report
+    from lossdsl.run.evaluate import EvaluateRequest, EvaluateResult, evaluate_all
+    from lossdsl.run.report import evaluations_report
 
-    request = EvaluateRequest(
-        run=arguments.run, compile_attack=attack_compiler, attack=arguments.attack, overrides=settings or None, which=arguments.checkpoint,
-        split=arguments.split, seed=arguments.seed, device=arguments.device, batch=arguments.batch, limit=arguments.limit,
-        data_root=arguments.data_root, workers=arguments.workers, console=_console(arguments),
-    )  # fmt: skip
-    result = evaluate(request)
-    if arguments.json == "-":
-        print(json.dumps(result.to_json(), indent=2))
-        return OK
-    if arguments.json:
-        write_json(Path(arguments.json), result.to_json())
-    _print_rich(evaluate_report(result))
+    attacks = list(dict.fromkeys(arguments.attack or ["pgd20"]))
+    results: list[EvaluateResult] = []
+    for run in dict.fromkeys(arguments.runs):
+        request = EvaluateRequest(
+            run=run, compile_attack=attack_compiler, overrides=settings or None, which=arguments.checkpoint, split=arguments.split,
+            seed=arguments.seed, device=arguments.device, batch=arguments.batch, limit=arguments.limit, data_root=arguments.data_root,
+            workers=arguments.workers, binds=parse_binds(arguments.bind), fresh=arguments.fresh, console=_console(arguments),
+        )  # fmt: skip
+        results += evaluate_all(request, attacks)
+    if arguments.format == "json":
+        print(json.dumps([result.to_json() for result in results], indent=2))
+    else:
+        _print_rich(evaluations_report(results))
     return OK
 
 

@@ -55,6 +55,8 @@ def _attack(self: Checker, node: t.Declaration, header: Span) -> None:
             self.report.error(
                 "E033", "an attack consists of runs, with params, lets and defs", item.span, "remove it, or draw in a run's start"
             )
+        elif isinstance(item, t.Model) and not item.frozen:
+            self.report.error("E033", "an attack trains no model", item.span, f"write: model {item.name} frozen")
         elif isinstance(item, t.Level) and item.mode not in (None, "eval"):
             self.report.error("E029", f"a run attacks in eval mode, not in {item.mode}", item.span, "remove with f in " + str(item.mode))
     if "count" not in self.words:

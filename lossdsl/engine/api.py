@@ -30,16 +30,30 @@ def step_compiler(recipe: Recipe) -> Callable[..., Step]:
     return build
 
 
-def attack_compiler(name: str, overrides: Mapping[str, float | int], model: nn.Module, num_classes: int, device: torch.device) -> Attack:
-    """An attack suite by name, path or text, with other params, on a model.
+def attack_suite(name: str) -> Recipe:
+    """An attack suite by name, path or text. Raises UserError if there is no such suite or if the name is that of something else."""
+    suite = parse_recipe(name, "<attack>") if "\n" in name else load(name)
+    if suite.kind != "attack":
+        what = "game" if suite.kind == "game" else "training recipe"
+        raise UserError(f"{suite.name} is a {what}, not an attack suite", fix=did_you_mean(suite.name, attack_paths()))
+    return suite
+
+
+def attack_compiler(
+    name: str,
+    overrides: Mapping[str, float | int],
+    model: nn.Module,
+    num_classes: int,
+    device: torch.device,
+    models: Mapping[str, nn.Module] | None = None,
+) -> Attack:
+    """An attack suite by name, path or text, with other params, on a model, and on the other models that it names.
 
     Raises UserError if there is no such suite or if the name is that of a training recipe.
     """
-    suite = parse_recipe(name, "<attack>") if "\n" in name else load(name)
-    if suite.kind != "attack":
-        raise UserError(f"{suite.name} is a training recipe, not an attack suite", fix=did_you_mean(suite.name, attack_paths()))
+    suite = attack_suite(name)
     known = {n: v for n, v in overrides.items() if n in suite.params or n != "eps"}  # a suite with radii of its own needs no eps
-    attack = compile(suite.with_params(**known), model, num_classes=num_classes, device=device)
+    attack = compile(suite.with_params(**known), model, num_classes=num_classes, device=device, models=models)
     assert isinstance(attack, Attack)
     return attack
 
@@ -119,4 +133,4 @@ def _check_classes(compiled: Compiled) -> None:
             raise UserError(f"{i.text} needs {needed} classes, and there are {compiled.num_classes}", where=compiled._place(i))
 
 
-__all__ = ["Attack", "Loss", "Step", "attack_compiler", "compile", "step_compiler"]
+__all__ = ["Attack", "Loss", "Step", "attack_compiler", "attack_suite", "compile", "step_compiler"]

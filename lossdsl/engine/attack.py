@@ -25,6 +25,11 @@ class Attack(Compiled):
         return self.recipe.typed.count or "worst"
 
     @property
+    def hash(self) -> str:
+        """Equal for equal suites with equal params."""
+        return self.recipe.hash
+
+    @property
     def settings(self) -> list[dict[str, Any]]:
         """Per run: its name, solver, options, start, set and radius."""
         from lossdsl.check.typed import show

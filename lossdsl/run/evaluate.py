@@ -1,32 +1,36 @@
-"""`lossdsl evaluate`: a checkpoint of a run against an attack suite, counted and written down."""
+"""`lossdsl evaluate`: checkpoints of runs against attack suites, counted, written down, and answered from there the next time."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from rich.console import Console
+from torch import nn
 
-from lossdsl.diagnostics import UserError
+from lossdsl import __version__
+from lossdsl.diagnostics import UserError, did_you_mean
+from lossdsl.engine.api import attack_suite
 from lossdsl.run.check import check_data, check_model
 from lossdsl.run.checkpoint import Checkpoint, read_checkpoint
 from lossdsl.run.data import DataRequest, DataSet, load_data
 from lossdsl.run.examples import Split
-from lossdsl.run.files import write_json
-from lossdsl.run.measure import Measurement, Rate, Setting, measure
+from lossdsl.run.measure import Clean, Measurement, Setting, measure, predict, units
 from lossdsl.run.models import ModelInput, build_model
+from lossdsl.run.others import Other, build_others, resolve_others
+from lossdsl.run.pieces import stored_pieces
 from lossdsl.run.progress import Reporter
-from lossdsl.run.protocols import CompileAttack
+from lossdsl.run.protocols import Attack, CompileAttack
 from lossdsl.run.request import AttackChoice
+from lossdsl.run.results import FORMAT, Evaluation, masks_path, read_result, write_result
 from lossdsl.run.rng import choose_device, derive, seeded
-from lossdsl.run.stored import load_weights, read_manifest, weights_part
+from lossdsl.run.stored import digest, load_weights, read_manifest, weights_part
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class EvaluateRequest:
     """What `lossdsl evaluate` was asked for.
 
     The radius (eps) is that of the run, unless `overrides` names another. `limit` measures only the first examples. `data` replaces the
-    run's own data (a transfer test, or a data set given as tensors); `data_root` says where the run's data is now.
+    run's own data (a transfer test, or a data set given as tensors); `data_root` says where the run's data is now. `binds`: for every
+    other model of the suite, the directory of a run. `fresh`: measure again, also what is known.
     """
 
     run: Path
@@ -50,12 +55,14 @@ class EvaluateRequest:
     data: DataRequest | DataSet | None = None
     data_root: Path | None = None
     workers: int = 0
+    binds: Mapping[str, str] = field(default_factory=dict)
+    fresh: bool = False
     console: Console | None = None
 
 
 @dataclass(frozen=True)
-class EvaluateResult:
-    """What was measured, under exactly which settings. `robust` is None for `count each`: the numbers are then in `runs`."""
+class EvaluateResult(Evaluation):
+    """An evaluation of a run. file: its JSON; the masks of broken examples lie beside it."""
 
     file: Path
     run: Path
@@ -63,29 +70,59 @@ class EvaluateResult:
     epoch: int
     data: str
     split: str
-    attack: str
-    count: str
-    settings: tuple[Mapping[str, Any], ...]
-    seed: int
-    clean: Rate
-    robust: Rate | None
-    runs: Mapping[str, Rate]
-    seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        robust = self.robust.to_json() if self.robust else None
-        plain = {name: getattr(self, name) for name in ("checkpoint", "epoch", "data", "split", "attack", "count", "seed", "seconds")}
-        runs = {name: rate.to_json() for name, rate in self.runs.items()}
-        return {**plain, "settings": [dict(row) for row in self.settings], "clean": self.clean.to_json(), "robust": robust, "runs": runs}
+        place = {"run": str(self.run), "checkpoint": self.checkpoint, "epoch": self.epoch, "data": self.data, "split": self.split}
+        return {**place, **super().to_json(), "file": str(self.file), "masks": str(masks_path(self.file))}
 
 
 def evaluate(request: EvaluateRequest) -> EvaluateResult:
-    """Measure one checkpoint and write the result beside it as evaluate-ATTACK-WHICH-HASH.json (the hash is of the settings).
+    """Measure one checkpoint under one suite and write the result beside it as evaluate-ATTACK-WHICH-HASH.json.
 
-    Clean errors count as broken; the suite's own count rule decides the rest. Raises UserError: not a run, damaged or foreign
-    checkpoint, data that is not the run's, unknown attack.
+    Clean errors count as broken; the suite's own count rule decides the rest. The hash is of weights, data, suite, seed and split: what
+    is known under it is not measured again, and what a killed process has finished is used. Raises UserError: not a run, damaged or
+    foreign checkpoint, data that is not the run's, unknown attack, a model of the suite that is not bound.
     """
-    device, reporter = choose_device(request.device), Reporter(request.console)
+    return next(evaluate_all(request, [request.attack]))
+
+
+def evaluate_all(request: EvaluateRequest, attacks: Sequence[str]) -> Iterator[EvaluateResult]:
+    """The same for several suites, one after the other; the clean predictions are made once."""
+    device = choose_device(request.device)
+    suites = _suites(request, attacks)
+    subject = _subject(request, device)
+    with seeded(derive(request.seed, "evaluate"), device):
+        clean: Clean | None = None
+        for name in attacks:
+            result = _one(replace(request, attack=name), subject, suites[name], clean)
+            clean = result.measurement.predictions
+            yield result
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A checkpoint with its model and the examples it is measured on."""
+
+    about: Mapping[str, Any]
+    found: Checkpoint
+    model: nn.Module
+    data: DataSet
+    split: Split
+    device: torch.device
+    dtype: torch.dtype
+    digest: str
+
+    @property
+    def epoch(self) -> int:
+        state = self.found.state
+        return int(state["best"]["epoch"]) if state.get("kind") == "best" else int(state["place"]["epoch"]) - 1
+
+    @property
+    def params(self) -> Mapping[str, float | int]:
+        return self.about["identity"]["params"]
+
+
+def _subject(request: EvaluateRequest, device: torch.device) -> _Subject:
     about = read_manifest(request.run)
     identity = about["identity"]
     data = _data(request, identity["data"])
@@ -103,15 +140,64 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     split = _split(request, data, float(identity["train"]["validation"]))
     with seeded(derive(request.seed, "evaluate"), device):
         model = build_model(identity["model"], ModelInput(data.shape, classes), data.mean, data.std).to(device, dtype)
-        load_weights(model, found, path, weights_part(found))
+        part = weights_part(found)
+        load_weights(model, found, path, part)
         check_model(model, split, classes, identity["model"], device, dtype)
-        overrides = AttackChoice(request.attack, request.overrides).resolved(identity["params"])
-        attack = request.compile_attack(request.attack, overrides, model, classes, device)
-        started = time.monotonic()
-        with reporter.bar(attack.name, len(split)):
-            got = measure(model, attack, split, Setting(device, dtype, request.seed, request.batch), advance=reporter.advance)
-    settings = tuple(dict(row) for row in attack.settings)
-    return _write(request, data, found, (attack.name, attack.count, settings), got, time.monotonic() - started)
+    return _Subject(about, found, model, data, split, device, dtype, digest(identity["model"], found.part(part)))
+
+
+def _suites(request: EvaluateRequest, attacks: Sequence[str]) -> dict[str, tuple[Other, ...]]:
+    """The other models of every suite. Raises UserError for one that is not bound, and for a bind that no suite asks for."""
+    models = {name: attack_suite(name).models for name in attacks}
+    every = {model for found in models.values() for model in found}
+    for name in request.binds:
+        if name not in every:
+            fix = did_you_mean(name, every) if every else "leave out --bind"
+            raise UserError(f"no suite has a model {name}", where=f"--bind {name}", fix=fix)
+    return {name: resolve_others(found, {k: v for k, v in request.binds.items() if k in found}) for name, found in models.items()}
+
+
+def _one(request: EvaluateRequest, subject: _Subject, others: tuple[Other, ...], clean: Clean | None) -> EvaluateResult:
+    models = build_others(others, subject.data, request.seed, subject.device, subject.dtype)
+    overrides = AttackChoice(request.attack, request.overrides).resolved(subject.params)
+    more = {"models": models} if models else {}
+    attack = request.compile_attack(request.attack, overrides, subject.model, subject.data.num_classes, subject.device, **more)
+    key = _key(request, subject, attack, others)
+    label = re.sub(r"[^A-Za-z0-9_.-]+", "_", attack.name)
+    file = request.run / f"evaluate-{label}-{request.which}-{key[:8]}.json"
+    if file.exists() and masks_path(file).exists() and not request.fresh:
+        value, known = read_result(file)
+        if value.get("key") == key:
+            return _result(request, subject, attack, file, known, str(value["device"]), True)
+    with stored_pieces(request.run / f".evaluate-{key[:16]}", request.fresh) as pieces:
+        file.unlink(missing_ok=True)
+        reporter, setting = Reporter(request.console), Setting(subject.device, subject.dtype, request.seed, request.batch)
+        with reporter.bar(attack.name, units(attack, subject.split)):
+            clean = clean or predict(subject.model, subject.split, setting)
+            got = measure(subject.model, attack, subject.split, setting, clean=clean, pieces=pieces, advance=reporter.advance)
+        result = _result(request, subject, attack, file, got, str(subject.device), False)
+        write_result(file, {"key": key, **result.to_json()}, got)
+    return result
+
+
+def _result(
+    request: EvaluateRequest, subject: _Subject, attack: Attack, file: Path, found: Measurement, device: str, cached: bool
+) -> EvaluateResult:
+    return EvaluateResult(
+        attack=attack.name, count=attack.count, settings=tuple(dict(row) for row in attack.settings), seed=request.seed, device=device,
+        cached=cached, measurement=found, file=file, run=request.run, checkpoint=request.which, epoch=subject.epoch,
+        data=subject.data.title, split=request.split,
+    )  # fmt: skip
+
+
+def _key(request: EvaluateRequest, subject: _Subject, attack: Attack, others: Sequence[Other]) -> str:
+    """SHA-256 of all that the numbers depend on."""
+    content = {
+        "version": [__version__, FORMAT], "model": subject.digest, "suite": attack.hash, "seed": request.seed,
+        "data": subject.data.digest(), "split": request.split, "validation": subject.about["identity"]["train"]["validation"],
+        "limit": request.limit, "models": {other.name: other.identity().get("digest") for other in others},
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _data(request: EvaluateRequest, known: Mapping[str, Any]) -> DataSet:
@@ -139,25 +225,3 @@ def _split(request: EvaluateRequest, data: DataSet, share: float) -> Split:
     if request.limit < 1:
         raise UserError(f"{request.limit} examples cannot be measured", where="--limit", fix="use 1 or more")
     return Split(split.examples, split.positions[: request.limit])
-
-
-def _write(
-    request: EvaluateRequest,
-    data: DataSet,
-    found: Checkpoint,
-    attack: tuple[str, str, tuple[Mapping[str, Any], ...]],
-    got: Measurement,
-    seconds: float,
-) -> EvaluateResult:
-    name, count, settings = attack
-    state = found.state
-    epoch = int(state["best"]["epoch"]) if state.get("kind") == "best" else int(state["place"]["epoch"]) - 1
-    key = json.dumps([settings, count, request.seed, request.split, request.limit, request.batch, data.name, epoch], default=str)
-    short = hashlib.sha256(key.encode()).hexdigest()[:8]
-    file = request.run / f"evaluate-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}-{request.which}-{short}.json"
-    result = EvaluateResult(
-        file=file, run=request.run, checkpoint=request.which, epoch=epoch, data=data.title, split=request.split, attack=name,
-        count=count, settings=settings, seed=request.seed, clean=got.clean, robust=got.robust, runs=got.runs, seconds=seconds,
-    )  # fmt: skip
-    write_json(file, result.to_json())
-    return result

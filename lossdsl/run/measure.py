@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,11 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from lossdsl.diagnostics import UserError
-from lossdsl.run.examples import Split
+from lossdsl.run.examples import Batch, Split, chunks
+from lossdsl.run.passes import Counter, Passes, counted
+from lossdsl.run.pieces import NoPieces, Piece, Pieces
 from lossdsl.run.protocols import Attack
-from lossdsl.run.rng import generator
+from lossdsl.run.rng import derive, seed_global, seeded
+from lossdsl.solve import ExampleStreams
 
 CONFIDENCE = 0.95
+COUNT_RULES = ("worst", "best_loss", "each")
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,11 @@ class Rate:
     def from_json(cls, value: Mapping[str, Any]) -> Rate:
         return cls(int(value["right"]), int(value["total"]))
 
+    @classmethod
+    def of(cls, right: Tensor) -> Rate:
+        """Of a mask, bool [N]."""
+        return cls(int(right.sum()), len(right))
+
 
 class Interrupted(Exception):  # noqa: N818  (a wish, not a fault)
     """The user asked to stop in the middle of a measurement."""
@@ -53,22 +63,55 @@ class Interrupted(Exception):  # noqa: N818  (a wish, not a fault)
 
 @dataclass(frozen=True)
 class Setting:
-    """How a measurement computes; `seed` is that of the attack's generator, `batch` the number of examples at a time."""
+    """How a measurement computes; `seed` is that of the attack's random numbers, `batch` the number of examples at a time. `points`: hand
+    over the points of the runs."""
 
     device: torch.device
     dtype: torch.dtype
     seed: int
     batch: int
+    points: bool = False
+
+
+@dataclass(frozen=True)
+class Clean:
+    """Predictions without an attack, bool [N] on the CPU. Outputs that are not finite are wrong."""
+
+    right: Tensor
+    finite: Tensor
+    passes: Passes
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run did, on the CPU.
+
+    attacked, broken: bool [N], of broken only those attacked. objective: [N], larger is stronger, NaN where not attacked; None if the run
+    was not asked. points: [N, *shape], the run's point for each example (of a family one that fools, else the strongest known), the clean
+    input where it was not attacked; None unless wanted. The passes hold the one that judges the points.
+    """
+
+    name: str
+    attacked: Tensor
+    broken: Tensor
+    passes: Passes
+    seconds: float
+    objective: Tensor | None = None
+    points: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Measurement:
     """`robust` is the suite's number (None for `count each`); `runs` holds each run's own: the examples still right after this run
-    and, under `worst`, all runs before it."""
+    and, under `worst`, all runs before it. survivors: bool [N], right when clean and after the attack (None for `count each`)."""
 
     clean: Rate
     robust: Rate | None
     runs: Mapping[str, Rate]
+    predictions: Clean
+    survivors: Tensor | None
+    outcomes: tuple[Outcome, ...]
 
 
 @contextmanager
@@ -91,36 +134,24 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Which examples are classified correctly [N]; logits that are not finite count as wrong."""
-    z: Tensor = model(x)
+    return right_of(model(x), y)
+
+
+def right_of(z: Tensor, y: Tensor) -> Tensor:
+    """Which logits [N, K] have their largest value at the label, bool [N]; not finite is wrong."""
     return (z.argmax(1) == y) & torch.isfinite(z).all(1)
 
 
 def survives(model: nn.Module, points: Tensor, y: Tensor, rank: int) -> Tensor:
-    """Which examples are right at their points [N]. A family, points [N, n, *shape] (`rank` is that of x), must be right at all n."""
+    """Which points are right, [N] or for a family, points [N, n, *shape] (`rank` is that of x), [N, n]."""
     if points.ndim == rank:
         return right(model, points, y)
-    return right(model, points.flatten(0, 1), y.repeat_interleave(points.shape[1])).reshape(points.shape[:2]).all(1)
+    return right(model, points.flatten(0, 1), y.repeat_interleave(points.shape[1])).reshape(points.shape[:2])
 
 
-@dataclass
-class _Count:
-    """Adds batches up; `alive[run]` counts examples that survive."""
-
-    total: int = 0
-    clean: int = 0
-    robust: int = 0
-    alive: dict[str, int] = field(default_factory=dict)
-
-    def add(self, clean: Tensor, robust: Tensor, runs: Mapping[str, Tensor]) -> None:
-        self.total += len(clean)
-        self.clean += int(clean.sum())
-        self.robust += int(robust.sum())
-        for name, mask in runs.items():
-            self.alive[name] = self.alive.get(name, 0) + int(mask.sum())
-
-    def finish(self, each: bool) -> Measurement:
-        runs = {name: Rate(count, self.total) for name, count in self.alive.items()}
-        return Measurement(Rate(self.clean, self.total), None if each else Rate(self.robust, self.total), runs)
+def units(attack: Attack, split: Split) -> int:
+    """How far `advance` counts in a measurement."""
+    return len(split) * (1 + len(attack.settings))
 
 
 def measure(
@@ -129,91 +160,195 @@ def measure(
     split: Split,
     setting: Setting,
     *,
+    clean: Clean | None = None,
+    pieces: Pieces | None = None,
     stop: Callable[[], bool] = lambda: False,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Measurement:
-    """Clean and robust accuracy on all of `split`, in order.
+    """Clean and robust accuracy on all of `split`.
 
-    Clean errors count as broken. `worst`: any success of any run breaks an example and later runs get only those still right;
-    `best_loss`: the point with the largest objective decides, ties to the later run; `each`: one number per run. A success is judged
-    on the point a run returns, by a forward pass of our own. Raises `Interrupted` when `stop` says so between batches.
+    Clean errors count as broken and are never attacked. `worst`: any success of any run breaks an example and later runs get only those
+    still right; `best_loss`: the point with the largest objective decides, ties to the later run; `each`: one number per run. A success
+    is judged on the point a run returns, by a forward pass of our own. Random numbers depend on seed, name of the run and place of the
+    example in the split alone, so that neither the size of the batches nor another run or a resumption changes them.
+
+    clean: predictions made before, of `predict`. pieces: where finished batches are kept and found again.
+    Raises `Interrupted` when `stop` says so between batches.
     """
-    if attack.count not in COUNTERS:
+    if attack.count not in COUNT_RULES:
         raise UserError(f"has the unknown count rule {attack.count!r}", where=f"attack {attack.name}", fix="use worst, best_loss or each")
-    count, random = _Count(), generator(setting.device, setting.seed)
-    with evaluation_mode(model):
-        for piece in split.in_order(setting.batch):
-            if stop():
+    with evaluation_mode(model), seeded(setting.seed, setting.device), counted(model, *attack.helpers) as calls:
+        stages = _Stages(model, split, setting, pieces or NoPieces(), calls, stop, advance)
+        clean = stages.skip(clean) if clean else stages.clean()
+        alive, outcomes = clean.right, []
+        for row in attack.settings:
+            outcome = stages.attack(attack, row, alive)
+            alive = alive & ~outcome.broken if attack.count == "worst" else alive
+            outcomes.append(outcome)
+    return _counted(attack, clean, tuple(outcomes))
+
+
+def predict(model: nn.Module, split: Split, setting: Setting) -> Clean:
+    """The predictions on a split without an attack."""
+    with evaluation_mode(model), seeded(setting.seed, setting.device), counted(model) as calls:
+        return _Stages(model, split, setting, NoPieces(), calls, lambda: False, lambda done: None).clean()
+
+
+@dataclass
+class _Stages:
+    """The parts of a measurement, batch by batch, with what an earlier process has kept of them."""
+
+    model: nn.Module
+    split: Split
+    setting: Setting
+    pieces: Pieces
+    calls: Counter
+    stop: Callable[[], bool]
+    advance: Callable[[int], None]
+
+    def skip(self, clean: Clean) -> Clean:
+        self.advance(len(self.split))
+        return clean
+
+    def clean(self) -> Clean:
+        def compute(batch: Batch) -> dict[str, Tensor]:
+            with torch.no_grad():
+                z = self.model(batch.x)
+            return {"right": right_of(z, batch.y), "finite": torch.isfinite(z).all(1)}
+
+        done = self._done("clean", torch.ones(len(self.split), dtype=torch.bool), compute)
+        return Clean(done.mask("right"), done.mask("finite"), done.passes, done.seconds)
+
+    def attack(self, attack: Attack, row: Mapping[str, Any], wanted: Tensor) -> Outcome:
+        """One run against the examples of a mask."""
+        name = str(row["name"])
+
+        def compute(batch: Batch) -> dict[str, Tensor]:
+            streams = ExampleStreams.of(derive(self.setting.seed, "run", name), batch.index.to(self.setting.device))
+            found, objective = attack.run(batch.x, batch.y, generator=streams, only=name)[name]
+            check_in_set(attack.name, row, batch.x, found)
+            alive = survives(self.model, found, batch.y, batch.x.ndim)
+            return _one_each(found, objective, alive, attack.count == "best_loss", self.setting.points)
+
+        self.advance(int((~wanted).sum()))
+        done = self._done(f"run.{name}", wanted, compute)
+        held = done.points(self.split, self.setting.batch) if self.setting.points else None
+        return Outcome(name, wanted, done.mask("fooled"), done.passes, done.seconds, done.numbers("objective"), held)
+
+    def _done(self, stage: str, wanted: Tensor, compute: Callable[[Batch], dict[str, Tensor]]) -> _Done:
+        """The stage for the examples of a mask: what is kept of it, and the rest computed."""
+        done = _Done(len(wanted), self.pieces.load(stage))
+        self.advance(int(done.seen.sum()))
+        left = (wanted & ~done.seen).nonzero().squeeze(1)
+        for batch in self.split.batches(chunks(left, self.setting.batch)) if len(left) else ():
+            if self.stop():
                 raise Interrupted
-            x, y = piece.x.to(setting.device, setting.dtype), piece.y.to(setting.device)
-            clean = right(model, x, y)
-            robust, runs = COUNTERS[attack.count](model, attack, x, y, clean, random)
-            count.add(clean, robust, runs)
-            advance(len(y))
-    return count.finish(attack.count == "each")
+            started = time.monotonic()
+            seed_global(derive(self.setting.seed, stage, int(batch.index[0])))  # for models that draw
+            moved = Batch(batch.x.to(self.setting.device, self.setting.dtype), batch.y.to(self.setting.device), batch.index)
+            values = {key: value.detach().cpu() for key, value in compute(moved).items()}
+            piece = Piece(batch.index, values, self.calls.take(), time.monotonic() - started)
+            self.pieces.save(stage, piece)
+            done.add(piece)
+            self.advance(len(batch.index))
+        return done
 
 
-Counted = tuple[Tensor, dict[str, Tensor]]
+@dataclass
+class _Done:
+    """Pieces of one stage put together."""
+
+    total: int
+    parts: list[Piece] = field(default_factory=list)
+
+    @property
+    def seen(self) -> Tensor:
+        return self._filled(torch.zeros(self.total, dtype=torch.bool), lambda piece: torch.ones_like(piece.index, dtype=torch.bool))
+
+    @property
+    def passes(self) -> Passes:
+        return sum((piece.passes for piece in self.parts), Passes())
+
+    @property
+    def seconds(self) -> float:
+        return sum(piece.seconds for piece in self.parts)
+
+    def add(self, piece: Piece) -> None:
+        self.parts.append(piece)
+
+    def mask(self, name: str) -> Tensor:
+        return self._filled(torch.zeros(self.total, dtype=torch.bool), lambda piece: piece.values[name])
+
+    def numbers(self, name: str) -> Tensor | None:
+        if not self.parts or any(name not in piece.values for piece in self.parts):
+            return None
+        empty = torch.full((self.total,), torch.nan, dtype=self.parts[0].values[name].dtype)
+        return self._filled(empty, lambda piece: piece.values[name])
+
+    def points(self, split: Split, batch: int) -> Tensor:
+        """The run's points, clean inputs elsewhere."""
+        clean = torch.cat([piece.x for piece in split.in_order(batch)])
+        return self._filled(clean.to(self.parts[0].values["points"].dtype) if self.parts else clean, lambda piece: piece.values["points"])
+
+    def _filled(self, empty: Tensor, value: Callable[[Piece], Tensor]) -> Tensor:
+        for piece in self.parts:
+            empty[piece.index] = value(piece)
+        return empty
 
 
-def _worst(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, clean: Tensor, random: torch.Generator) -> Counted:
-    alive, runs = clean.clone(), {}
-    names = [str(row["name"]) for row in attack.settings]
-    for row, name in zip(attack.settings, names, strict=True):
-        at = alive.nonzero().squeeze(1)
-        if len(at):
-            found = attack.run(x[at], y[at], generator=random) if len(names) == 1 else attack.run(x[at], y[at], generator=random, only=name)
-            points = found[name][0]
-            check_in_set(attack.name, row, x[at], points)
-            alive[at] = survives(model, points, y[at], x.ndim)
-        runs[name] = alive.clone()
-    return alive, runs
+def _one_each(found: Tensor, objective: Tensor | None, alive: Tensor, by_loss: bool, points: bool) -> dict[str, Tensor]:
+    """A run's answer with one point per example. Of a family, any fooling point breaks the example; `by_loss`, the one of the largest
+    objective decides, as among runs."""
+    rows = torch.arange(len(found), device=found.device)
+    if alive.ndim == 2:
+        decisive = objective.argmax(1) if objective is not None and by_loss else (~alive).to(torch.uint8).argmax(1)
+        if objective is not None and not by_loss:
+            decisive = torch.where(alive.all(1), objective.argmax(1), decisive)
+        found, alive = found[rows, decisive], alive[rows, decisive]
+        objective = None if objective is None else objective[rows, decisive]
+    values = {"fooled": ~alive}
+    if objective is not None:
+        values["objective"] = objective
+    if points:
+        values["points"] = found
+    return values
 
 
-def _every(
-    model: nn.Module, attack: Attack, x: Tensor, y: Tensor, clean: Tensor, random: torch.Generator
-) -> tuple[dict[str, Tensor], list[Tensor | None]]:
-    alive: dict[str, Tensor] = {}
-    objectives = []
-    found = attack.run(x, y, generator=random)
-    for row in attack.settings:
-        points, objective = found[str(row["name"])]
-        check_in_set(attack.name, row, x, points)
-        if attack.count == "best_loss" and objective is not None and objective.ndim == 2:
-            rows = torch.arange(len(y), device=y.device)
-            best = objective.argmax(1)
-            points, objective = points[rows, best], objective[rows, best]
-        alive[str(row["name"])] = clean & survives(model, points, y, x.ndim)
-        objectives.append(objective)
-    return alive, objectives
+def _counted(attack: Attack, clean: Clean, outcomes: tuple[Outcome, ...]) -> Measurement:
+    """The suite's own rule."""
+    survivors: Tensor | None = None
+    rates = {outcome.name: Rate.of(clean.right & ~outcome.broken) for outcome in outcomes}
+    if attack.count == "worst":
+        survivors = clean.right
+        for outcome in outcomes:
+            survivors = survivors & ~outcome.broken
+            rates[outcome.name] = Rate.of(survivors)
+    elif attack.count == "best_loss":
+        survivors = clean.right & ~_by_loss(attack, outcomes)
+    return Measurement(Rate.of(clean.right), None if survivors is None else Rate.of(survivors), rates, clean, survivors, outcomes)
 
 
-def _each(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, clean: Tensor, random: torch.Generator) -> Counted:
-    return clean, _every(model, attack, x, y, clean, random)[0]
-
-
-def _best_loss(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, clean: Tensor, random: torch.Generator) -> Counted:
-    alive, objectives = _every(model, attack, x, y, clean, random)
-    known = [objective for objective in objectives if objective is not None]
-    if len(known) != len(objectives):
+def _by_loss(attack: Attack, outcomes: tuple[Outcome, ...]) -> Tensor:
+    """Who is broken at the point with the largest objective, bool [N]; ties to the later run."""
+    if len(outcomes) == 1:
+        return outcomes[0].broken
+    if not outcomes[0].attacked.any():
+        return outcomes[0].broken
+    known = [outcome.objective for outcome in outcomes if outcome.objective is not None]
+    if len(known) != len(outcomes):
         raise UserError("count best_loss needs an objective from every run", where=f"attack {attack.name}", fix="use count worst")
     # argmax takes the first of equals, which after the flip is the later run
-    stacked = torch.stack([objective.detach() for objective in known]).flip(0)
-    chosen = len(known) - 1 - stacked.argmax(0)
-    robust = torch.stack(list(alive.values())).gather(0, chosen.unsqueeze(0)).squeeze(0)
-    return robust, alive
-
-
-COUNTERS = {"worst": _worst, "best_loss": _best_loss, "each": _each}
+    chosen = len(known) - 1 - torch.stack(known).nan_to_num(0.0).flip(0).argmax(0)
+    return torch.stack([outcome.broken for outcome in outcomes]).gather(0, chosen.unsqueeze(0)).squeeze(0)
 
 
 def check_in_set(attack: str, row: Mapping[str, Any], x: Tensor, points: Tensor) -> None:
     """A guard against an attack that cheats: its points stay within the radius it reports. Raises RuntimeError (a fault of ours)."""
     radius, norm = row.get("radius"), row.get("norm")
-    if not isinstance(radius, float | int) or norm not in ("linf", "l2"):
+    if not isinstance(radius, float | int) or norm not in ("linf", "l2", "l1"):
         return
     difference = (points - (x if points.ndim == x.ndim else x.unsqueeze(1))).flatten(points.ndim - x.ndim + 1)
-    size = difference.abs().amax(-1) if norm == "linf" else difference.norm(dim=-1)
+    size = torch.linalg.vector_norm(difference, {"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=-1)
     if bool((size > radius * (1 + 1e-4) + 1e-6).any()):
         raise RuntimeError(
             f"attack {attack}, run {row['name']}: a point is {float(size.max()):g} away in {norm}, outside the radius {radius:g}"

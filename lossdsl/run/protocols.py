@@ -85,7 +85,8 @@ class Step(Protocol):
 
 
 class Attack(Protocol):
-    """An attack suite bound to a model. `count` is "worst", "best_loss" or "each"; `settings` has one row per run, in order."""
+    """An attack suite bound to a model. `count` is "worst", "best_loss" or "each"; `settings` has one row per run, in order; `helpers` are
+    the other models that it calls."""
 
     @property
     def name(self) -> str: ...
@@ -93,6 +94,13 @@ class Attack(Protocol):
     def count(self) -> str: ...
     @property
     def settings(self) -> Sequence[Mapping[str, Any]]: ...
+    @property
+    def helpers(self) -> Sequence[nn.Module]: ...
+    @property
+    def hash(self) -> str:
+        """Equal for equal suites with equal params."""
+        ...
+
     def run(
         self, x: Tensor, y: Tensor, *, generator: Randomness, only: str | None = None
     ) -> Mapping[str, tuple[Tensor, Tensor | None]]:
@@ -102,5 +110,5 @@ class Attack(Protocol):
 
 CompileStep = Callable[[nn.Module, int, torch.device, Mapping[str, nn.Module]], Step]
 """(model, number of classes, device, the other models by name) -> the training step."""
-CompileAttack = Callable[[str, Mapping[str, float | int], nn.Module, int, torch.device], Attack]
-"""(name or text of a suite, parameter overrides, model, number of classes, device) -> the attack."""
+CompileAttack = Callable[..., Attack]
+"""(name or text of a suite, parameter overrides, model, number of classes, device, [other models by name]) -> the attack."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from lossdsl.run.evaluate import EvaluateResult
 from lossdsl.run.measure import CONFIDENCE, Rate
+from lossdsl.run.results import Evaluation
 from lossdsl.run.train import TrainResult
 
 COUNT_RULES = {
@@ -67,24 +69,84 @@ def train_report(result: TrainResult) -> RenderableType:
     return Group(table, *(Text(line) for line in lines))
 
 
-def evaluate_report(result: EvaluateResult) -> RenderableType:
-    """Clean and robust accuracy, the count rule, and every setting they hold under."""
-    table = Table(title=f"{result.run}, {result.checkpoint} checkpoint (epoch {result.epoch}), {result.split} split")
-    for heading in ("accuracy", f"value [{CONFIDENCE:.0%} Wilson interval]", "right", "of"):
-        table.add_column(heading)
-    rows = [("clean", result.clean)]
+def evaluations_report(results: Sequence[Evaluation]) -> RenderableType:
+    """Clean and robust accuracies of every model under every suite, what they cost, and every setting they hold under."""
+    table = Table(title=_title(results))
+    for heading in ("attack", "run", f"accuracy [{CONFIDENCE:.0%} Wilson interval]", "right", "broken", "passes/example", "seconds"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading in ("attack", "run") else "right")
+    for number, result in enumerate(results):
+        if number == 0 or _model(result) != _model(results[number - 1]):
+            _start_rows(table, result, named=_several(results))
+        _result_rows(table, result)
+    return Group(table, *(Text(line) for line in _notes(results)))
+
+
+def _model(result: Evaluation) -> str:
+    return f"{result.run}, {result.checkpoint}" if isinstance(result, EvaluateResult) else ""
+
+
+def _several(results: Sequence[Evaluation]) -> bool:
+    return len({_model(result) for result in results}) > 1
+
+
+def _title(results: Sequence[Evaluation]) -> str | None:
+    first = results[0]
+    if not isinstance(first, EvaluateResult) or _several(results):
+        return None
+    return f"{first.run}, {first.checkpoint} checkpoint (epoch {first.epoch}), {first.split} split"
+
+
+def _start_rows(table: Table, result: Evaluation, named: bool) -> None:
+    if named:
+        table.add_section()
+        table.add_row(_model(result))
+    clean = result.measurement.predictions
+    per_example = f"{clean.passes.examples / result.clean.total:.1f}"
+    table.add_row("-", "clean", show_rate(result.clean), str(result.clean.right), "", per_example, f"{clean.seconds:.1f}")
+
+
+def _result_rows(table: Table, result: Evaluation) -> None:
+    """A row per run, and one for the suite."""
+    table.add_section()
+    outcomes, total = result.measurement.outcomes, result.clean.total
+    several = result.robust is None or len(outcomes) > 1
+    for place, outcome in enumerate(outcomes if several else ()):
+        rate = result.runs[outcome.name]
+        name = f"{'after ' if result.count == 'worst' else ''}{outcome.name}"
+        broken = f"{int(outcome.broken.sum())} of {int(outcome.attacked.sum())}"
+        cost = f"{outcome.passes.examples / total:.1f}"
+        label = "" if place else result.attack
+        table.add_row(label, name, show_rate(rate), str(rate.right), broken, cost, f"{outcome.seconds:.1f}")
     if result.robust is not None:
-        rows.append((f"robust ({result.attack})", result.robust))
-    if result.robust is None or len(result.runs) > 1:
-        rows += [(f"after {name}" if result.count == "worst" else name, rate) for name, rate in result.runs.items()]
-    for name, rate in rows:
-        table.add_row(name, show_rate(rate), str(rate.right), str(rate.total))
-    lines = [
-        *_attack_lines(result.count, result.settings, result.seed),
-        f"data: {result.data}",
-        f"measured in {result.seconds:.1f} s; written to {result.file}",
-    ]
-    return Group(table, *(Text(line) for line in lines))
+        lost = f"{result.clean.right - result.robust.right} of {result.clean.right}"
+        costs = f"{result.passes_per_example:.1f}", f"{result.seconds:.1f}"
+        label = "" if several else result.attack
+        table.add_row(label, f"robust ({result.attack})", show_rate(result.robust), str(result.robust.right), lost, *costs, style="bold")
+
+
+def _notes(results: Sequence[Evaluation]) -> Iterator[str]:
+    """Settings once per suite; what else a reader must know."""
+    seen: list[list[str]] = []
+    for result in results:
+        lines = [f"{result.attack}: count {COUNT_RULES[result.count]}", *(f"  {settings_line(row)}" for row in result.settings)]
+        if lines not in seen:
+            seen.append(lines)
+            yield from lines
+    yield f"seed {results[0].seed}; broken: of the examples attacked; a pass is forward or backward, judging included"
+    for result in results:
+        if result.not_finite:
+            yield f"{_model(result)} {result.not_finite} examples have outputs that are not finite; they count as wrong".strip()
+    yield from dict.fromkeys(f"data: {result.data}" for result in results if isinstance(result, EvaluateResult))
+    for result in results:
+        if isinstance(result, EvaluateResult):
+            yield f"{'known from' if result.cached else 'written to'} {result.file}"
+
+
+def as_text(content: RenderableType, width: int = 140) -> str:
+    """What a terminal would show, without colours."""
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(content)
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def _attack_lines(count: str, settings: Any, seed: int) -> list[str]:

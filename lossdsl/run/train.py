@@ -17,7 +17,7 @@ from lossdsl.run.checkpoint import read_checkpoint
 from lossdsl.run.data import DataRequest, DataSet, load_data
 from lossdsl.run.files import read_json, run_directory, write_json
 from lossdsl.run.loop import METRICS, run_epochs
-from lossdsl.run.measure import Interrupted, Rate, Setting, measure
+from lossdsl.run.measure import Interrupted, Rate, Setting, measure, units
 from lossdsl.run.progress import Reporter, stop_request
 from lossdsl.run.request import TrainRequest
 from lossdsl.run.rng import choose_device, derive, deterministic_algorithms, seeded
@@ -216,7 +216,8 @@ def _final(request: TrainRequest, session: Session, data: DataSet, reporter: Rep
         load_weights(model, found, session.out / file, weights_part(found))
         chosen = found.state.get("best")
         epoch = int(chosen["epoch"]) if chosen else place.epoch - 1
-        with seeded(derive(request.seed, "evaluate"), device), reporter.bar(f"test, {file.partition('.')[0]} checkpoint", len(data.test)):
+        title = f"test, {file.partition('.')[0]} checkpoint"
+        with seeded(derive(request.seed, "evaluate"), device), reporter.bar(title, units(attack, data.test)):
             setting = Setting(device, session.dtype, request.seed, session.eval_batch)
             got = measure(model, attack, data.test, setting, stop=stop, advance=reporter.advance)
         assert got.robust is not None

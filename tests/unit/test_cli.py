@@ -333,8 +333,8 @@ def test_a_run_from_the_command_line(files: Path, capsys: pytest.CaptureFixture[
     assert (manifest["train"]["epochs"], manifest["train"]["batch"]) == (1, 256)
     assert main(command) == 2
     assert "already holds this run, and it is finished" in capsys.readouterr().err
-    assert main(["evaluate", "run", "--attack", "fgsm", "--limit", "20", "--json", "-", "--quiet"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    assert main(["evaluate", "run", "--attack", "fgsm", "--limit", "20", "--format", "json", "--quiet"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)
     assert result["clean"]["total"] == 20 and result["settings"][0]["radius"] == 0.1
     assert main(["plot", "run", "--out", "curve.png"]) == 0
     assert capsys.readouterr().out.split() == ["curve.png", "curve.svg"]

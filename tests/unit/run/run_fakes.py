@@ -20,6 +20,7 @@ from lossdsl.run.data import DataSet, from_tensors
 from lossdsl.run.measure import evaluation_mode
 from lossdsl.run.request import TrainRequest
 from lossdsl.run.train import train
+from lossdsl.solve import Randomness, draws
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class FakeLoss(Tensor):
     logs: dict[str, Tensor]
 
 
-def pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, step: float, steps: int, generator: torch.Generator) -> Tensor:
-    point = (x + eps * (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype) - 1)).clamp(0, 1)
+def pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, step: float, steps: int, generator: Randomness) -> Tensor:
+    point = (x + eps * (2 * draws.uniform(x, generator) - 1)).clamp(0, 1)
     with evaluation_mode(model):
         for _ in range(steps):
             point.requires_grad_(True)
@@ -97,13 +98,15 @@ class FakeStep:
 
 class FakeAttack:
     count = "worst"
+    helpers: Sequence[nn.Module] = ()
 
     def __init__(self, name: str, model: nn.Module, eps: float, steps: int) -> None:
         self.name, self.model, self.eps, self.steps = name, model, eps, steps
         row = {"solver": "pgd", "steps": steps, "restarts": 1, "step": eps / 4, "start": "uniform", "norm": "linf", "radius": eps}
         self.settings: Sequence[Mapping[str, Any]] = [{"name": "ce", **row}]
+        self.hash = f"{name} {eps} {steps}"
 
-    def run(self, x: Tensor, y: Tensor, *, generator: torch.Generator, only: str | None = None) -> dict[str, tuple[Tensor, Tensor | None]]:
+    def run(self, x: Tensor, y: Tensor, *, generator: Randomness, only: str | None = None) -> dict[str, tuple[Tensor, Tensor | None]]:
         return {"ce": (pgd(self.model, x, y, self.eps, self.eps / 4, self.steps, generator), None)}
 
 

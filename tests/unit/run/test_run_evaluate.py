@@ -17,8 +17,9 @@ from lossdsl.lang.specs import TrainOptions
 from lossdsl.run.data import from_tensors
 from lossdsl.run.evaluate import EvaluateRequest, evaluate
 from lossdsl.run.measure import Interrupted, Measurement, Rate, Setting, evaluation_mode, measure
-from lossdsl.run.report import evaluate_report, settings_line, show_number, train_report
+from lossdsl.run.report import evaluations_report, settings_line, show_number, train_report
 from lossdsl.run.train import train
+from lossdsl.solve import Randomness
 
 # Six examples of one pixel; the model predicts class 1 where the pixel is above 1/2. The third is wrong when clean.
 PIXELS = torch.tensor([0.1, 0.2, 0.3, 0.8, 0.9, 1.0]).reshape(6, 1, 1, 1)
@@ -39,13 +40,15 @@ class Scripted:
     """Each run moves the examples it names to the other side of the threshold; objectives as given."""
 
     name = "scripted"
+    helpers: Sequence[nn.Module] = ()
+    hash = ""
 
     def __init__(self, count: str, runs: dict[str, tuple[list[int], list[float] | None]], radius: float | None = None) -> None:
         self.count, self.plan = count, runs
         self.settings: Sequence[Mapping[str, Any]] = [{"name": name, "norm": "linf", "radius": radius} for name in runs]
         self.seen: dict[str, list[float]] = {name: [] for name in runs}
 
-    def run(self, x: Tensor, y: Tensor, *, generator: torch.Generator, only: str | None = None) -> dict[str, tuple[Tensor, Tensor | None]]:
+    def run(self, x: Tensor, y: Tensor, *, generator: Randomness, only: str | None = None) -> dict[str, tuple[Tensor, Tensor | None]]:
         where = [int((pixel - PIXELS.flatten()).abs().argmin()) for pixel in x.flatten()]
         found = {}
         for name, (broken, objective) in self.plan.items():
@@ -104,7 +107,7 @@ def test_an_attack_outside_its_radius_is_our_fault_and_said() -> None:
 class Family(Scripted):
     """One run with three points per example; example 0 is broken at the second, 3 at the third; objectives say so for 0 alone."""
 
-    def run(self, x: Tensor, y: Tensor, *, generator: torch.Generator, only: str | None = None) -> dict[str, tuple[Tensor, Tensor | None]]:
+    def run(self, x: Tensor, y: Tensor, *, generator: Randomness, only: str | None = None) -> dict[str, tuple[Tensor, Tensor | None]]:
         points = x.unsqueeze(1).repeat(1, 3, 1, 1, 1)
         objective = torch.tensor([[0.0, 5.0, 1.0]]).repeat(len(x), 1)
         for n, pixel in enumerate(x.flatten()):
@@ -234,7 +237,7 @@ def printed(renderable: Any) -> str:
 
 
 def test_reports_say_every_setting(run: Path) -> None:
-    text = " ".join(printed(evaluate_report(ask(run, overrides={"eps": 8 / 255}))).split())
+    text = " ".join(printed(evaluations_report([ask(run, overrides={"eps": 8 / 255})])).split())
     for part in (
         "best checkpoint",
         "count worst",
