@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from lossdsl.check import law_domains
+from lossdsl.check import build, law_domains
 from lossdsl.check.law_infer import LawInference
 from lossdsl.check.law_typed import Choice, Quantity, Relation, Statement, TypedLaw
 from lossdsl.check.params import Params
 from lossdsl.check.recipe import Checker
-from lossdsl.check.scope import Report, functions, is_error
+from lossdsl.check.scope import BUILT_IN, Report, functions, is_error
 from lossdsl.check.structure import introduced
 from lossdsl.check.typed import Typed
 from lossdsl.diagnostics import Related
-from lossdsl.lang.types import DESCRIPTION, SCALARS
+from lossdsl.lang.types import CLASSES, DESCRIPTION, SCALARS, Kind
 from lossdsl.source import Span
 from lossdsl.syntax import tree as t
 
@@ -63,8 +63,8 @@ class LawChecker(Checker):
     def declare(self, name: str, binding: object, span: Span, what: str) -> None:
         """Add a name. Built-in names may be rebound by quantifiers only, operations by nothing."""
         quantified = what == "quantifier"
-        taken = name in functions() - ({"f"} if quantified else set()) or (name in ("x", "y", "K", "theta", "pi", "inf") and not quantified)
-        if taken or name in ("p", "pi", "inf"):
+        own = frozenset(BUILT_IN)
+        if name in ("pi", "inf") or name in (functions() - own if quantified else functions() | own):
             self.report.error("E032", f"{name} is built in and cannot be declared", span, "choose another name")
         elif self.scope.get(name) is not None:
             related = (Related(self.places[name], f"{name} is introduced here"),) if name in self.places else ()
@@ -126,15 +126,26 @@ class LawChecker(Checker):
         if is_error(*sides) or not self.inference.one_size(*sides):
             return None
         links = tuple(
-            Relation(op, a, b, span=Span(x.span.start, y.span.end, x.span.file))
+            self._link(op, a, b, Span(x.span.start, y.span.end, x.span.file))
             for op, a, b, x, y in zip(e.ops, sides, sides[1:], e.operands, e.operands[1:], strict=False)
         )
-        return links[0] if len(links) == 1 else Relation("and", parts=links, span=e.span)
+        sound = tuple(link for link in links if link is not None)
+        return None if len(sound) < len(links) else sound[0] if len(sound) == 1 else Relation("and", parts=sound, span=e.span)
+
+    def _link(self, op: str, a: Typed, b: Typed, span: Span) -> Relation | None:
+        """One comparison. Of classes: the condition that they are equal is 1."""
+        if not {a.kind, b.kind} & CLASSES:
+            return Relation(op, a, b, span=span)
+        if not {a.kind, b.kind} <= CLASSES | {Kind.CONST} or op not in ("==", "!="):
+            said = f"{op} does not compare {DESCRIPTION[a.kind]} and {DESCRIPTION[b.kind]}"
+            self.report.error("E013", said, span, "classes are compared with == and !=")
+            return None
+        return Relation("==", replace(build.compare(build.COMPARISON[op], a, b, span), kind=Kind.REAL), build.number(1), span=span)
 
     def _side(self, e: t.Expr) -> Typed:
-        """A number; a condition is 1 or 0; a Class is compared as its number."""
+        """A number (a condition is 1 or 0), or a class."""
         value = self.inference.infer(e, self.scope, self.at)
-        if is_error(value) or value.kind in SCALARS:
+        if is_error(value) or value.kind in SCALARS | CLASSES:
             return value
         help = "compare entries or norms: all of them at once is max(i in 0..n-1: abs(a[i] - b[i])) == 0"
         return self.report.error("E013", f"a relation compares numbers, and this is {DESCRIPTION[value.kind]}", e.span, help)

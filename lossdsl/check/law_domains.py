@@ -52,9 +52,10 @@ def check_quantifier(self: LawChecker, node: t.Quantifier) -> None:
 
 
 def _family(self: LawChecker, node: t.Quantifier, members: dict[int, Typed]) -> None:
-    self.declare(node.name, Value(_unknown(node.span), node.span, "quantifier"), node.span, "quantifier")
+    binding = Value(_unknown(node.span), node.span, "quantifier")
+    self.declare(node.name, binding, node.span, "quantifier")
     if not is_error(*members.values()):
-        self.inference.families[node.name] = Members(node.name, members, node.span)
+        self.inference.families[node.name] = Members(node.name, members, binding)
 
 
 def _unknown(span: Span) -> Typed:

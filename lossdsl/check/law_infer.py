@@ -23,11 +23,11 @@ _BOUND = " of grad"
 
 @dataclass(frozen=True)
 class Members:
-    """A family: its members by index, in order."""
+    """A family: its members by index, in order, and what its name is bound to (a def's argument may have the same name)."""
 
     name: str
     members: dict[int, Typed]
-    span: Span
+    binding: Value
 
 
 class LawInference(Inference):
@@ -53,12 +53,17 @@ class LawInference(Inference):
     # --- names ---
 
     def _name(self, e: t.Name, scope: Scope, at: Context) -> Typed:
-        if e.id in self.families and scope.get(e.id) is not None:
+        family = self._family_named(e, scope)
+        if family is not None:
             self.report.used.add(e.id)
-            indices = list(self.families[e.id].members)
+            indices = list(family.members)
             help = f"write {e.id}[i] with i in {indices[0]}..{indices[-1]}"
             return self.report.error("E025", f"{e.id} is a family, and one of its members is meant", e.span, help)
         return super()._name(e, scope, at)
+
+    def _family_named(self, e: t.Expr, scope: Scope) -> Members | None:
+        family = self.families.get(e.id) if isinstance(e, t.Name) else None
+        return family if family is not None and scope.get(family.name) is family.binding else None
 
     def _built_in(self, e: t.Name, scope: Scope, at: Context) -> Typed:
         if e.id in ("x", "y", "K", "theta", "f", "p"):
@@ -129,12 +134,13 @@ class LawInference(Inference):
     # --- entries and members ---
 
     def _index(self, e: t.Index, scope: Scope, at: Context) -> Typed:
-        if isinstance(e.base, t.Name) and e.base.id in self.families and scope.get(e.base.id) is not None:
-            return self._member(self.families[e.base.id], e, scope, at)
+        family = self._family_named(e.base, scope)
+        if family is not None:
+            return self._member(family, e, scope, at)
         base = self.infer(e.base, scope, at)
         if is_error(base) or e.bracket != "[":
             return base if is_error(base) else super()._index(e, scope, at)
-        if base.kind is Kind.INPUT or (base.kind in OVER_CLASSES and self.size(base) != self.classes):
+        if base.kind is Kind.INPUT or (base.kind in OVER_CLASSES and self.size(base) not in (None, self.classes)):
             return self._coordinate(base, e, scope, at)
         found = super()._index(e, scope, at)
         size = self.size(base)
@@ -184,9 +190,6 @@ class LawInference(Inference):
             return self._grad(e, scope, at)
         if isinstance(e.header.domain, t.Range) and e.func in ("argmax", "argmin", "logsumexp"):
             return self._over_members(e, scope, at)
-        if e.header.relation in ("", "!=") and not self.classes:
-            help = f"declare something over classes, such as z in logits(K), or write {e.func}(i in 1..n: ...)"
-            return self.report.error("E034", f"{e.func} runs over classes here, and this law has none", e.header.span, help)
         return super()._binder(e, scope, at)
 
     def _grad(self, e: t.Binder, scope: Scope, at: Context) -> Typed:
@@ -265,6 +268,10 @@ class LawInference(Inference):
                 continue
             seen.add(id(node))
             stack.extend(node.args)
+            if node.op == "reduce" and not self.classes:
+                help = f"declare something over classes, such as z in logits(K), or write {node.attrs[0]}(i in 1..n: ...)"
+                self.report.error("E034", f"{node.attrs[0]} runs over classes here, and this law has none", node.span, help)
+                return False
             sizes = [s for a in node.args if (s := self.size(a)) is not None]
             if len(set(sizes)) > 1 and node.op != "network":
                 said = f"vectors of {sizes[0]} and of {sizes[1]} numbers do not go together"

@@ -239,6 +239,11 @@ class Builder(Transformer):  # type: ignore[type-arg]
     def finite(self, meta: Meta, parts: list[Any]) -> t.Sequence:
         return t.Sequence(tuple(parts), "{", span=_span(meta))
 
+    def points(self, meta: Meta, parts: list[Any]) -> t.Expr:
+        """`x in input`, `x in input(3)`: the word is a statement elsewhere."""
+        name = t.Name("input", span=_span(meta))
+        return name if parts[0] is None else t.Call(name, (t.Argument(parts[0], span=parts[0].span),), span=_span(meta))
+
     def hypothesis(self, meta: Meta, parts: list[Any]) -> t.Hypothesis:
         return t.Hypothesis(parts[0], span=_span(meta))
 
