@@ -27,6 +27,7 @@ from lossdsl.diagnostics import Diagnostic, RecipeError, UserError, did_you_mean
 from lossdsl.lang.specs import OptimizerSpec, TrainOptions
 from lossdsl.source import Source, Span
 from lossdsl.syntax import tree as t
+from lossdsl.syntax.clauses import clause_items
 from lossdsl.syntax.mistakes import RESERVED
 from lossdsl.syntax.parse import Parsed, parse
 
@@ -200,7 +201,7 @@ class Recipe:
         Raises UserError if a clause cannot be read, RecipeError if what it says is wrong.
         """
         given = ((by, "upper minimize CE(f(x), y) by {}"), (train, "train {}"), (solve, "solve {}"))
-        parts = tuple(item for clause, frame in given for item in _clause_items(clause, frame))
+        parts = tuple(item for clause, frame in given for item in clause_items(clause, frame))
         change = t.Declaration(self.kind, self.name, None, parts)
         items = [merged(old, change) for old in self.declaration.items]
         kinds = {type(i) for i in items}
@@ -216,17 +217,6 @@ class Recipe:
         return self if epoch == self.epoch or not self.changes_by_epoch else replace(self, epoch=epoch)
 
 
-def _clause_items(clause: str | None, frame: str) -> tuple[t.Item, ...]:
-    """The statement that a clause given apart from a file belongs to."""
-    if clause is None:
-        return ()
-    parsed = parse(Source("recipe r " + frame.format(clause), clause))
-    if parsed.diagnostics or len(parsed.file.declarations) != 1 or len(parsed.file.declarations[0].items) != 1:
-        reason = parsed.diagnostics[0].message if parsed.diagnostics else "it says more than one thing"
-        raise UserError(f"{clause!r} cannot be read: {reason}", fix="write for example  adam(lr = 1e-3)  or  epochs = 30, batch = 64")
-    return t.relocated(parsed.file.declarations[0].items, clause)  # type: ignore[no-any-return]
-
-
 def check_declaration(
     node: t.Declaration,
     shared: tuple[t.Item, ...],
@@ -240,7 +230,7 @@ def check_declaration(
         game = check_game(report, overrides, shared, node)
         return Checked(node, None if report.failed else game, report.diagnostics)
     if node.kind == "law":
-        law = check_law(report, shared, node)
+        law = check_law(report, shared, node, load=declared)
         return Checked(node, None if report.failed else law, report.diagnostics)
     checker = Checker(report, overrides, epoch)
     typed = checker.check(shared, node)
@@ -386,6 +376,13 @@ def parse_recipe(text: str, name: str = "<text>") -> Recipe:
     if not recipes:
         raise UserError("the text declares no recipe", where=name, fix="write: recipe NAME, then its statements")
     return recipes[-1]
+
+
+def declared(name: str, params: Mapping[str, float | int]) -> TypedRecipe | TypedGame:
+    """A shipped recipe or game that a law speaks of. Raises UserError or RecipeError for an unknown name or param."""
+    found = load(name).with_params(**params).declared
+    assert not isinstance(found, TypedLaw)  # no law is shipped under a name of its own
+    return found
 
 
 def load(name_or_path: str | Path) -> Recipe:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from lossdsl.check import build, law_domains
 from lossdsl.check.law_infer import LawInference
+from lossdsl.check.law_recipes import Load
 from lossdsl.check.law_typed import Choice, Quantity, Relation, Statement, TypedLaw
 from lossdsl.check.params import Params
 from lossdsl.check.recipe import Checker
@@ -30,9 +31,9 @@ class LawChecker(Checker):
 
     inference: LawInference
 
-    def __init__(self, report: Report, choices: Mapping[str, Choice]) -> None:
+    def __init__(self, report: Report, choices: Mapping[str, Choice], load: Load | None = None) -> None:
         super().__init__(report, {})
-        self.inference = LawInference(report)
+        self.inference = LawInference(report, load)
         self.params = Params(self.inference, {}, 1)
         self.wanted = dict(choices)
         self.choices: dict[str, Choice] = {}
@@ -166,7 +167,10 @@ class LawChecker(Checker):
                 self.report.warn("T09", f"the {what} {item.name} is never used", item.span, "remove it, or use it")
 
 
-def check_law(report: Report, shared: tuple[t.Item, ...], node: t.Declaration, choices: Mapping[str, Choice] | None = None) -> TypedLaw:
-    return LawChecker(report, choices or {}).check_law(shared, node)
+def check_law(
+    report: Report, shared: tuple[t.Item, ...], node: t.Declaration, choices: Mapping[str, Choice] | None = None, load: Load | None = None
+) -> TypedLaw:
+    """The law at `choices`; `load` finds the recipes and games that it names."""
+    return LawChecker(report, choices or {}, load).check_law(shared, node)
 
 

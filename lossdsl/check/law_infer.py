@@ -10,6 +10,7 @@ from lossdsl.check.arguments import positional
 from lossdsl.check.binders import over_integers
 from lossdsl.check.gradients import infer_gradient
 from lossdsl.check.infer import CLASSES_COUNT, Context, Inference
+from lossdsl.check.law_recipes import WORDS, Load, infer_of_recipe
 from lossdsl.check.law_typed import Network
 from lossdsl.check.scope import ModelName, Report, Scope, Value, is_error
 from lossdsl.check.typed import Typed
@@ -35,8 +36,9 @@ class LawInference(Inference):
 
     grad_points = frozenset({Kind.INPUT, Kind.REAL, Kind.LOGITS})
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, load: Load | None = None) -> None:
         super().__init__(report)
+        self.load = load
         self.sizes: dict[object, int] = {}
         self.families: dict[str, Members] = {}
         self.networks: dict[str, Network] = {}
@@ -82,6 +84,8 @@ class LawInference(Inference):
             return super()._call(e, scope, at)
         if name == "softmax":
             return self._softmax(e, scope, at)
+        if name in WORDS:
+            return infer_of_recipe(self, name, e, scope, at)
         if name in ("zeros", "ones") and len(e.args) == 1 and e.args[0].value == t.Name("K"):
             self.report.used.add("K")
             entry = float(name == "ones")
@@ -253,6 +257,10 @@ class LawInference(Inference):
             return None
         if e.op in ("sample", "input", "leaf"):
             return self.sizes.get(e.attrs if e.op == "leaf" else e.attrs[0] if e.attrs else "x")
+        if e.op == "solution":
+            return self.size(e.args[1])
+        if e.op == "final":
+            return int(e.attrs[4])
         if e.op in ("onehot", "smooth", "zeros", "ones", "reduce", "network"):
             return e.attrs[0].classes if e.op == "network" else self.classes
         found = [s for a in e.args if (s := self.size(a)) is not None]
@@ -273,7 +281,7 @@ class LawInference(Inference):
                 self.report.error("E034", f"{node.attrs[0]} runs over classes here, and this law has none", node.span, help)
                 return False
             sizes = [s for a in node.args if (s := self.size(a)) is not None]
-            if len(set(sizes)) > 1 and node.op != "network":
+            if len(set(sizes)) > 1 and node.op not in ("network", "solution"):
                 said = f"vectors of {sizes[0]} and of {sizes[1]} numbers do not go together"
                 self.report.error("E013", said, node.span, "entries are v[0], v[1], ...; norm(v, 2) and dot(u, v) are numbers")
                 return False

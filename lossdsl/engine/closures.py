@@ -192,7 +192,7 @@ _SPECIAL: dict[str, Callable[[Instr, Function], Function]] = {
     **dict.fromkeys(("batch_mean", "batch_sum"), _over_batch),
     "class_range": lambda i, kernel: lambda frame, out=None: kernel(i.attrs[0], out, frame.y, frame.num_classes),
     "class_top": lambda i, kernel: lambda frame, scores, classes: kernel(scores, classes, i.attrs[0]),
-    "network": lambda i, kernel: lambda frame, theta, x: kernel(theta, x, i.attrs[0]),
+    **dict.fromkeys(("network", "solution", "final"), lambda i, kernel: lambda frame, *args: kernel(*args, *i.attrs)),
     "nth": lambda i, kernel: lambda frame, v: kernel(v, i.attrs[0]),
 }
 

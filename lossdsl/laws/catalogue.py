@@ -14,7 +14,7 @@ from lossdsl.check.law import check_law
 from lossdsl.check.law_typed import Choice, TypedLaw
 from lossdsl.check.scope import Report
 from lossdsl.diagnostics import RecipeError, UserError, did_you_mean
-from lossdsl.front import Recipe, parse_recipes, read_source
+from lossdsl.front import Recipe, declared, parse_recipes, read_source
 from lossdsl.source import Source
 
 
@@ -42,7 +42,7 @@ class Law:
         """The law at other choices; what is not among the options is replaced by the first of them. Raises RecipeError where only
         this choice is wrong (a network that grows too large, an index out of a family)."""
         report = Report()
-        found = check_law(report, self.recipe.shared, self.recipe.declaration, choices)
+        found = check_law(report, self.recipe.shared, self.recipe.declaration, choices, declared)
         if report.failed:
             raise RecipeError(self.source, [d for d in report.diagnostics if d.severity == "error"])
         return found

@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from lossdsl.check.law_typed import Quantity, Relation, TypedLaw
-from lossdsl.check.typed import Axis, Domain, Typed
+from lossdsl.check.typed import Axis, Domain, Typed, walk
 from lossdsl.lang.types import CLASSES
 from lossdsl.laws.exact_domains import value_of
 from lossdsl.laws.exact_forms import CORE, FORMS
@@ -21,6 +21,8 @@ from lossdsl.laws.numbers import base, inf, isfinite, isnan, mp, mpf
 
 DIGITS = (50, 80, 160, 400, 1200)
 """Tried one after the other until the sign of a difference is certain."""
+MEASURED = 1e-9
+"""Sides that hold a solver's answer are equal up to this, relative to 1 + |left| + |right|: it is only known in float64."""
 SETTLED = 1e-12
 """A limit differs from a number if, relative to 1 + |left| + |right|, by more than this at the end of its sequence."""
 
@@ -94,7 +96,7 @@ class Exact:
 
     def _compare(self, op: str, left: Typed, right: Typed, values: Any, charts: Any, runs: dict[int, Run]) -> Comparison:
         """More digits until the difference is larger than its own error, or so small that it is 0."""
-        settles = self.settles(left) or self.settles(right)
+        settles, measured = (self.holds_a(left, *ops) or self.holds_a(right, *ops) for ops in (("limit",), ("solution", "final")))
         before = None
         comparison = Comparison(None, mp.nan, mp.nan, 0)
         for digits in DIGITS:
@@ -103,16 +105,16 @@ class Exact:
                 a, b = base(run.value(left)), base(run.value(right))
                 if isnan(a) or isnan(b):
                     return Comparison(None, a, b, digits)
-                sign = _sign_at_limit(a, b, before) if settles else _sign(a, b, run.largest, digits)
+                sign = _sign_up_to(a, b) if measured else _sign_at_limit(a, b, before) if settles else _sign(a, b, run.largest, digits)
                 comparison = Comparison(None if sign is None else _holds(op, sign), a, b, digits)
                 before = a, b
             if sign is not None:
                 return comparison
         return comparison
 
-    def settles(self, e: Typed) -> bool:
-        """Does it hold a limit?"""
-        return e.op == "limit" or any(self.settles(a) for a in e.args)
+    def holds_a(self, e: Typed, *operations: str) -> bool:
+        """Is one of the operations in the expression?"""
+        return any(part.op in operations for part in walk(e))
 
     def free(self, e: Typed) -> frozenset[Any]:
         """The axes, and the variables of gradients and limits, that a value depends on."""
@@ -146,6 +148,12 @@ def _sign(a: Any, b: Any, largest: Any, digits: int) -> int | None:
     if abs(a - b) > slack:
         return 1 if a > b else -1
     return 0 if digits > DIGITS[0] and slack <= mpf(10) ** -40 * max(abs(a), abs(b), mpf(10) ** -100) else None
+
+
+def _sign_up_to(a: Any, b: Any) -> int:
+    """Of a - b where a side is only known in float64."""
+    close = a == b or (isfinite(a) and isfinite(b) and abs(a - b) <= MEASURED * (1 + abs(a) + abs(b)))
+    return 0 if close else 1 if a > b else -1
 
 
 def _sign_at_limit(a: Any, b: Any, before: tuple[Any, Any] | None) -> int | None:

@@ -19,9 +19,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+import lossdsl.laws.recipes  # noqa: F401  # registers the kernels of solutions and games
 from lossdsl.check.law_typed import Quantity, Relation, Statement, TypedLaw
 from lossdsl.laws.domains import CHARTS, Placement
-from lossdsl.laws.exact import Confirmation, Exact
+from lossdsl.laws.exact import MEASURED, Confirmation, Exact
 from lossdsl.laws.lower import Piece
 from lossdsl.laws.relations import negated, plain
 from lossdsl.source import Source
@@ -64,7 +65,8 @@ class Evaluation:
 
 
 class Problem:
-    """A statement ready to be evaluated. `equality`: the claim is an equation, whose violation is never below 0."""
+    """A statement ready to be evaluated. `equality`: the claim is an equation, whose violation is never below 0. `settles`: it holds a
+    limit. `measured`: it holds what a solver or a game leaves, known in float64 only."""
 
     def __init__(self, law: TypedLaw, statement: Statement, source: Source) -> None:
         self.law, self.statement, self.source = law, statement, source
@@ -74,7 +76,8 @@ class Problem:
         self._piece = Piece(law.name, sides, source)
         self._placement = Placement(law, source)
         self.exact = Exact(law, self.where, self.relation)
-        self.settles = any("limit" in ops for ops in map(_operations, sides))
+        self.settles = any(self.exact.holds_a(side, "limit") for side in sides)
+        self.measured = any(self.exact.holds_a(side, "solution", "final") for side in sides)
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
@@ -108,7 +111,9 @@ class Problem:
         violation = _violation(self.relation, iter(last)).expand(rows)
         scale = 1 + sum((s.detach().abs().nan_to_num(0.0, 0.0, 0.0) for s in last), frame.x.new_zeros(rows))
         noise = ROUNDINGS * largest / scale
-        return Evaluation(hypotheses, violation, noise + 1e-4 if self.settles else noise)
+        if not any(v.requires_grad for v in flat.values()):
+            hypotheses, violation = hypotheses.detach(), violation.detach()
+        return Evaluation(hypotheses, violation, noise + 1e-4 if self.settles else noise + MEASURED if self.measured else noise)
 
     def confirm(self, assignment: Assignment) -> Confirmation:
         """The same in high precision: whether the hypotheses hold, whether the relation does, and by how much not."""
@@ -117,12 +122,6 @@ class Problem:
 
 def _number(v: Free) -> float | int:
     return float(v) if isinstance(v, Fraction) else v
-
-
-def _operations(e: object) -> set[str]:
-    from lossdsl.check.typed import Typed, walk
-
-    return {part.op for part in walk(e)} if isinstance(e, Typed) else set()
 
 
 def _violation(r: Relation, sides: object) -> Tensor:

@@ -344,9 +344,9 @@ def _fact(self: Emitter, e: Typed, mode: str) -> int:
     return self.emit("select", (whole, classes, chosen), Kind.REAL, e, axes=axes)
 
 
-def _network(self: Emitter, e: Typed, mode: str) -> int:
-    """A small network of a law, whose weights are a value like its input."""
-    return self.emit("network", tuple(self.lower(a, mode) for a in e.args), Kind.LOGITS, e, e.attrs)
+def _of_law(self: Emitter, e: Typed, mode: str) -> int:
+    """A small network whose weights are a value like its input; what a recipe's solver or a game leaves."""
+    return self.emit(e.op, tuple(self.lower(a, mode) for a in e.args), e.kind, e, e.attrs)
 
 
 def _draw(self: Emitter, e: Typed, mode: str) -> int:
@@ -360,6 +360,7 @@ _RULES = {
     "state": _leaf, "found": _leaf, "weights": _weights, "grad": _grad, "leaf": _leaf_of, "grad_theta": _grad_theta,
     "prob": _prob, "mode": _mode, "stop": _stop, "mix": _mix, "if": _if, "at": _entry, "log": _log, "CE": _cross_entropy, "reduce": _reduce,
     "nth": _nth, "bound": _bound, "pick": _pick, "fact": _fact, "batch_mean": _batch, "batch_sum": _batch,
-    **dict.fromkeys(presence.CLASS_VECTORS, presence.class_vector), "bregman": bregman, "no_mass": _no_mass, "network": _network,
+    **dict.fromkeys(presence.CLASS_VECTORS, presence.class_vector), "bregman": bregman, "no_mass": _no_mass,
+    **dict.fromkeys(("network", "solution", "final"), _of_law),
     **dict.fromkeys(("add", "sub", "mul", "div", "pow", "neg", "not", "and", "or", "lt", "le", "gt", "ge", "eq", "ne"), _arithmetic),
 }  # fmt: skip
