@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lossdsl.check import binders
 from lossdsl.check.flow import gradient_reaches
 from lossdsl.check.regions import infer_region, variable_of
-from lossdsl.check.scope import LevelName, Value, is_error
+from lossdsl.check.scope import Later, LevelName, Value, is_error
 from lossdsl.check.solvers import check_solver, check_through
 from lossdsl.check.typed import Axis, SolverSpec, Typed, TypedLevel, TypedSet
 from lossdsl.syntax import tree as t
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from lossdsl.check.recipe import Checker
 
 
-def check_level(self: Checker, node: t.Level) -> tuple[TypedLevel | None, LevelName]:
-    """The typed level (None if wrong), and what its variable is for the statements that follow."""
+def check_level(self: Checker, node: t.Level) -> tuple[TypedLevel | None, LevelName | Later]:
+    """The typed level (None if wrong), and what its variable is for the statements that follow (Later: nobody knows, be silent)."""
     over = variable_of(node.set, self.scope)
     domain = binders.infer_domain(self.inference, node.index, self.scope, self.at) if node.index else None
     if node.index is not None and domain is not None and domain.kind != "top" and "theta" in domain.depends:
@@ -27,6 +27,8 @@ def check_level(self: Checker, node: t.Level) -> tuple[TypedLevel | None, LevelN
         self.report.error("E025", f"{node.var} is one point: a family is over inputs", node.index.span, "leave out the brackets")
     axis = Axis(0, domain) if domain else None
     region = infer_region(self, node.set, over)
+    if region is None and over == "weights":  # perhaps a set of inputs around weights, or the other way round
+        return None, Later("a level whose set does not fit")
     solver = check_solver(self, node, over)
     steps = solver.options.steps if solver else None
     found = LevelName(node.var, steps, domain, node.span, over=over)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lossdsl.check.arguments import positional, subject
-from lossdsl.check.scope import LevelName, ModelName, Scope
+from lossdsl.check.scope import Later, LevelName, ModelName, Scope
 from lossdsl.check.typed import Typed
 from lossdsl.lang.types import DESCRIPTION, Kind
 from lossdsl.syntax import tree as t
@@ -56,6 +56,8 @@ def indexed(self: Inference, name: str, e: t.Call, scope: Scope, at: Context) ->
     if isinstance(binding, LevelName) and binding.over == "weights" and weights:
         self.report.used.add(index.id)
         return call(self, name, e, scope, at, ("f", index.id))
+    if isinstance(binding, Later):
+        return Typed("?", (), Kind.CONST, e.span)
     if binding is None:
         if weights:
             known = sorted(n for n, b in scope.names.items() if isinstance(b, LevelName) and b.over == "weights")

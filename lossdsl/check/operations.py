@@ -57,6 +57,9 @@ def form(self: Inference, row: Operation, e: t.Call, count: int) -> Typed | None
             "E014", f"the arguments of {row.name} stand around ||", e.span, f"write {row.example}: the target comes first"
         )
     if not row.required <= count <= len(row.params):
+        if row.name in ("max", "min") and count == 1:
+            said = f"{row.name} takes two arguments, or a binder over the classes"
+            return self.report.error("E014", said, e.span, f"write {row.name}(j: v[j]) for the entries of a Vector v")
         wanted = counted(row.required) if row.required == len(row.params) else f"{row.required} to {counted(len(row.params))}"
         return self.report.error("E014", f"{row.name} takes {wanted} and got {count}", e.span, f"write {row.example}")
     return None

@@ -196,8 +196,9 @@ class Checker:
         level, name = levels.check_level(self, node)
         if level is not None:
             self.stages.append(level)
-        if node.run is None and node.index is not None and name.domain is None:
-            self.scope = self.scope.declare(node.var, Later("a family"))
+        unknown = isinstance(name, Later) or (node.index is not None and name.domain is None)
+        if node.run is None and unknown:
+            self.scope = self.scope.declare(node.var, Later("a level that is wrong"))
         elif node.run is None and not isinstance(self.scope.get(node.var), Later):
             self.declare(node.var, name, node.span, "lower variable")
 
@@ -218,6 +219,10 @@ class Checker:
         self.train = validated(self.inference, TrainOptions, "train", rest, node.span, self.scope, self.at)
         if sampler:
             self.sampler = draws.infer_sampler(self.inference, sampler, self.scope, self.at)
+        if sampler and self.train is not None and self.train.data is not None:
+            help = "leave out sampler, or data"
+            said = "the sampler draws classes, which pseudo-labelled examples do not have"
+            self.report.error("E030", said, sampler[0].span, help)
 
     def _input(self, node: t.Input) -> None:
         if node.name != "x":

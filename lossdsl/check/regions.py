@@ -50,7 +50,7 @@ def _simplex(self: Checker, e: t.Call) -> TypedSet | None:
 def _weights(self: Checker, e: t.Call, name: str) -> TypedSet | None:
     """`l2(theta, rho)`, `layerwise(theta, gamma, only = matrices)`, `adaptive(theta, rho)`."""
     if name not in _WEIGHT_SETS:
-        help = "sets of weights are " + ", ".join(f"{n}(theta, rho)" for n in _WEIGHT_SETS)
+        help = "sets of weights are " + ", ".join(f"{n}(theta, rho)" for n in _WEIGHT_SETS) + f"; inputs lie in {name}(x, eps)"
         self.report.error("E020", f"{name} is a set of inputs, and theta is weights", e.span, help)
         return None
     plain = [a.value for a in e.args if a.name is None]
@@ -70,7 +70,8 @@ def _weights(self: Checker, e: t.Call, name: str) -> TypedSet | None:
         return None
     if center.kind is not Kind.WEIGHTS or center.attrs != ("theta",):
         what = "other weights" if center.kind is Kind.WEIGHTS else DESCRIPTION[center.kind]
-        self.report.error("E020", f"{name} is a set around theta, and this is {what}", plain[0].span, f"write {name}(theta, rho)")
+        help = f"write {name}(theta, rho), or a set of inputs: linf(x, eps)"
+        self.report.error("E020", f"{name} is a set around theta, and this is {what}", plain[0].span, help)
         return None
     if radius.kind is not Kind.CONST or radius.high < 0:
         what = DESCRIPTION[radius.kind] if radius.kind is not Kind.CONST else number_text(radius.high)

@@ -286,6 +286,26 @@ def _fitting(trouble: Trouble) -> list[str]:
     return fits + (["recipe", "attack", "game", "law"] if "KIND" in trouble.expected else [])
 
 
+_INCOMPLETE = (
+    (r"\bfind\s+(\w+'*)\s*$", "IN", "{0} has no interval to be looked for in", "write find {0} in [0, 1] where EXPR == 0"),
+    (r"\blower\s+(\w+'*)\s*$", "IN", "{0} has no set to lie in", "write lower {0} in linf(x, eps)"),
+    (r"\bstate\s+(\w+'*)\s*$", "EQUAL", "{0} has no first value", "write state {0} = 0 then EXPR"),
+    (r"\bmemory\s+(\w+'*)\s*$", "EQUAL", "{0} has no first value", "write memory {0} = 0 then EXPR"),
+)
+"""Statements that stop before their second part: the words so far, what the grammar waits for, message and help."""
+
+
+def _incomplete(trouble: Trouble) -> Diagnostic | None:
+    """A keyword follows where a statement has yet to say its set, its interval or its first value."""
+    if trouble.found not in KEYWORDS:
+        return None
+    for words, wanted, message, help in _INCOMPLETE:
+        named = re.search(words, _before(trouble))
+        if named and wanted in trouble.expected:
+            return Diagnostic("E001", message.format(named[1]), trouble.span, help=help.format(named[1]))
+    return None
+
+
 def _missing_word(trouble: Trouble) -> Diagnostic | None:
     """Where one keyword alone can go on: it is missing, unless the word there looks like it."""
     fits = _fitting(trouble)
@@ -340,6 +360,6 @@ def _side_by_side(trouble: Trouble) -> Diagnostic | None:
 
 
 RULES: tuple[Callable[[Trouble], Diagnostic | None], ...] = (
-    _too_deep, _trailing_comma, _unclosed, _wrong_bracket, _string, _strange_character, _double_star, _double_slash,
-    _glued_number, _point, _range_end, _colon, _assignment, _no_header, _missing_word, _reserved, _misspelt, _extra_bracket, _side_by_side,
+    _too_deep, _trailing_comma, _unclosed, _wrong_bracket, _string, _strange_character, _double_star, _double_slash, _glued_number,
+    _point, _range_end, _colon, _assignment, _no_header, _incomplete, _missing_word, _reserved, _misspelt, _extra_bracket, _side_by_side,
 )  # fmt: skip
