@@ -2,9 +2,11 @@
 
     python benchmarks/experiments.py radius --out runs/radius --data-root ../mnist-t10k --page docs/experiments.md
     python benchmarks/experiments.py catastrophic --out runs/catastrophic --data-root ../mnist-t10k --page docs/experiments.md
-    python benchmarks/experiments.py overfitting --out runs/overfitting --page docs/experiments.md
+    python benchmarks/experiments.py overfitting --out runs/overfitting --data-root ../mnist-t10k --page docs/experiments.md
 
-Runs that are there already are kept, so that a command can be interrupted and repeated.
+An experiment tests the best and the last checkpoint on the test images; a scan, such as catastrophic-scan, chooses settings and reads
+only what the runs measured on the validation part. Runs that are there already are kept, so that a command can be interrupted and
+repeated.
 """
 
 from __future__ import annotations
@@ -13,51 +15,88 @@ import argparse
 import contextlib
 import io
 import json
+import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from lossdsl.cli import main as command_line
+from lossdsl.run.data import DataRequest, DataSet, dataset, load_data
+from lossdsl.run.examples import Split
 
 HERE = Path(__file__).resolve().parent
-MNIST = ("--data", "mnist-t10k", "--model", "lenet")
+PLAIN = "warmup = 0, augment = none"
+FEW = 1000
+
+
+@dataset("mnist-few", f"the first {FEW:,} training images of mnist-t10k")
+def mnist_few(request: DataRequest) -> DataSet:
+    whole = load_data(replace(request, name="mnist-t10k"))
+    few = Split(whole.train.examples, whole.train.positions[:FEW])
+    return replace(whole, name="mnist-few", train=few, note=f"the first {FEW:,} of MNIST's test images to train, the last 2,000 to test")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Recipes (with arguments of their own) trained under common settings, and the radius they are tested at."""
+    """Rows (a recipe with arguments of its own) trained under common arguments, and the radius they are tested at."""
 
     eps: float
     common: tuple[str, ...]
-    recipes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    rows: dict[str, tuple[str, ...]]
     suites: tuple[str, ...] = ("fgsm", "pgd20")
+    scan: bool = False
+    own_radius: bool = False
+    """The recipes say their radius; it is not set from outside."""
 
 
-PLAIN = "warmup = 0, augment = none"
-SINGLE_STEP = ("fgsm_at", "fast_at", "gradalign", "elle", "elle_a", "llr_fgsm", "cure", "fast_bat")
+def lenet(data: str, rate: float, train: str) -> tuple[str, ...]:
+    return "--data", data, "--model", "lenet", "--by", f"adam(lr = {rate:g})", "--train", f"{train}, {PLAIN}"
+
+
+def ours(name: str) -> tuple[str, ...]:
+    return (str(HERE / "mnist" / f"{name}.loss"),)
+
+
+def weighted(recipe: str, *weights: float) -> dict[str, tuple[str, ...]]:
+    return {f"{recipe}, lambda = {w:g}": (recipe, "--set", f"lambda={w:g}") for w in weights}
+
+
+METHODS = ("pgd_at", "trades", "bat")
 EXPERIMENTS = {
     "radius": Experiment(
         0.45,
-        (*MNIST, "--by", "adam(lr = 1e-3)", "--train", f"epochs = 20, batch = 64, schedule = drop(at = [12, 16], factor = 0.1), {PLAIN}"),
-        {f"{name} (40 steps)": (str(HERE / "mnist" / f"{name}_40.loss"),) for name in ("pgd_at", "trades", "bat")},
+        lenet("mnist-t10k", 1e-3, "epochs = 14, batch = 32, schedule = drop(at = [12], factor = 0.1)"),
+        {
+            **{f"{name}, growing radius": ours(f"{name}_ramp") for name in METHODS},
+            **{f"{name}, 0.45 from the start": ours(f"{name}_large") for name in METHODS},
+        },
         suites=("fgsm", "pgd50x10"),
+        own_radius=True,
+    ),
+    "catastrophic-scan": Experiment(
+        0.3,
+        lenet("mnist-t10k", 1e-3, "epochs = 6, batch = 128, schedule = cyclic(peak = 0.4)"),
+        {"fgsm_at": ("fgsm_at",), **weighted("gradalign", 0.2, 0.5, 1, 2), **weighted("elle", 1000, 2000, 4000)},
+        scan=True,
     ),
     "catastrophic": Experiment(
         0.3,
-        (*MNIST, "--by", "adam(lr = 2e-3)", "--train", f"epochs = 15, batch = 128, schedule = cyclic(peak = 0.4), {PLAIN}"),
+        lenet("mnist-t10k", 1e-3, "epochs = 15, batch = 128, schedule = cyclic(peak = 0.4)"),
         {
-            **{name: (name,) for name in SINGLE_STEP},
-            "gradalign": ("gradalign", "--set", "lambda=5"),
-            "elle": ("elle", "--set", "lambda=10000"),
+            "fgsm_at": ("fgsm_at",),
+            "fast_at": ("fast_at",),
+            **weighted("gradalign", 1),
+            **weighted("elle", 4000),
+            "fast_bat": ("fast_bat",),
             "pgd_at": ("pgd_at", "--set", "step=0.075"),
         },
     ),
     "overfitting": Experiment(
-        0.2,
-        ("--data", "digits", "--by", "adam(lr = 2e-3)", "--train", f"epochs = 120, batch = 64, schedule = constant, {PLAIN}"),
-        {name: (name, "--set", "step=0.05") for name in ("pgd_at", "trades", "beta_at")},
+        0.3,
+        lenet("mnist-few", 1e-3, "epochs = 100, batch = 64, schedule = drop(at = [50], factor = 0.1)"),
+        {name: (name, "--set", "step=0.075") for name in ("pgd_at", "beta_at")},
     ),
 }
 
@@ -71,31 +110,50 @@ def lossdsl(*arguments: str) -> str:
     return printed.getvalue()
 
 
-def one(name: str, seed: int, plan: Experiment, args: argparse.Namespace) -> dict[str, Any]:
-    """Accuracies in percent of the best and the last checkpoint of one run, and seconds per epoch."""
-    recipe, *own = plan.recipes[name]
-    out = args.out / f"{Path(recipe).stem}-{seed}"
-    numbers = out / "table.json"
+def train(name: str, seed: int, plan: Experiment, args: argparse.Namespace) -> Path:
+    """The directory of one run, trained to its end."""
+    recipe, *own = plan.rows[name]
+    out: Path = args.out / f"{re.sub(r'[^a-z0-9._]+', '-', name)}-{seed}"
+    radius = f"eps={plan.eps}"
+    chosen = () if plan.own_radius else ("--set", radius)
+    tested = ("--test-attack", "fgsm")  # the tables have their own tests
+    lossdsl(
+        "train", recipe, *chosen, "--attack-set", radius, *own, *plan.common, *root(args), *tested, "--seed", str(seed), "--out", str(out),
+        "--resume", "--quiet",
+    )  # fmt: skip
+    return out
+
+
+def root(args: argparse.Namespace) -> tuple[str, ...]:
+    return ("--data-root", str(args.data_root)) if args.data_root else ()
+
+
+def tested(out: Path, plan: Experiment, args: argparse.Namespace) -> dict[str, float]:
+    """Accuracies in percent of the best and the last checkpoint on the test images."""
+    numbers, found = out / "table.json", {}
     if not numbers.is_file():
-        root = ("--data-root", str(args.data_root)) if args.data_root else ()
-        radius = f"eps={plan.eps}"
-        lossdsl(
-            "train", recipe, "--set", radius, "--attack-set", radius, *own, *plan.common, *root, "--seed", str(seed), "--out", str(out),
-            "--resume", "--quiet",
-        )  # fmt: skip
-        found: dict[str, Any] = {}
         for which in ("best", "last"):
             for suite in plan.suites:
                 printed = lossdsl(
-                    "evaluate", str(out), "--checkpoint", which, "--attack", suite, "--set", radius, "--format", "json", "--quiet", *root
-                )
+                    "evaluate", str(out), "--checkpoint", which, "--attack", suite, "--set", f"eps={plan.eps}", "--format", "json",
+                    "--quiet", *root(args),
+                )  # fmt: skip
                 (result,) = json.loads(printed)
                 found[f"{which} clean"], found[f"{which} {suite}"] = 100 * result["clean"]["accuracy"], 100 * result["robust"]["accuracy"]
-        result = json.loads((out / "result.json").read_text())
-        found["s/epoch"] = result["seconds"] / result["epochs"]
         numbers.write_text(json.dumps(found))
-    loaded: dict[str, Any] = json.loads(numbers.read_text())
+    loaded: dict[str, float] = json.loads(numbers.read_text())
     return loaded
+
+
+def validated(out: Path) -> dict[str, float]:
+    """Accuracies in percent of the best and the last epoch on the validation part."""
+    records: list[dict[str, Any]] = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    best = [r for r in records if r["best"]][-1]
+    chosen = {"best": best, "last": records[-1]}
+    return {f"{which} {what}": 100 * r["validation"][key] for which, r in chosen.items() for what, key in VALIDATED.items()}
+
+
+VALIDATED = {"clean": "clean", "pgd10": "robust"}
 
 
 def cell(values: list[float]) -> str:
@@ -107,18 +165,20 @@ def main() -> None:
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data-root", type=Path, help="directory of MNIST's test files")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--recipes", nargs="+", help="some of the rows")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--rows", nargs="+", help="some of the rows")
     parser.add_argument("--page", type=Path, help="a page whose table of this experiment is replaced, such as docs/experiments.md")
     args = parser.parse_args()
     plan = EXPERIMENTS[args.experiment]
-    columns = [f"{which} {what}" for which in ("best", "last") for what in ("clean", *plan.suites)] + ["s/epoch"]
+    measures = tuple(VALIDATED) if plan.scan else ("clean", *plan.suites)
+    columns = [f"{which} {what}" for which in ("best", "last") for what in measures]
     rows = []
-    for name in args.recipes or plan.recipes:
-        runs = [one(name, seed, plan, args) for seed in args.seeds]
+    for name in args.rows or plan.rows:
+        outs = [train(name, seed, plan, args) for seed in args.seeds]
+        runs = [validated(out) if plan.scan else tested(out, plan, args) for out in outs]
         rows.append([name, *(cell([run[column] for run in runs]) for column in columns)])
         print(" | ".join(rows[-1]), flush=True)
-    table = "\n".join("| " + " | ".join(r) + " |" for r in [["recipe", *columns], ["---"] * (len(columns) + 1), *rows]) + "\n"
+    table = "\n".join("| " + " | ".join(r) + " |" for r in [["", *columns], ["---"] * (len(columns) + 1), *rows]) + "\n"
     if args.page:
         text = args.page.read_text()
         mark = f"<!-- {args.experiment} -->\n"

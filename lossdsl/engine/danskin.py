@@ -7,14 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lossdsl.engine.carried import carrying
 from lossdsl.solve import min_norm_weights
-
-
-def gradient(loss: Tensor, models: Sequence[nn.Module]) -> list[Tensor]:
-    """The gradient of one loss by every trained parameter; its graph is used up."""
-    parameters = _trained(models)
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
 
 def combined(losses: Sequence[Tensor], rows: Sequence[Sequence[Tensor]], models: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
@@ -24,10 +18,8 @@ def combined(losses: Sequence[Tensor], rows: Sequence[Sequence[Tensor]], models:
     """
     gram = torch.stack([torch.stack([_inner(a, b) for b in rows]) for a in rows])
     weights = min_norm_weights(gram)
-    loss = mean(losses, weights)
-    for n, p in enumerate(_trained(models)):
-        loss = loss + ((p - p.detach()) * mean([row[n] for row in rows], weights)).sum()
-    return loss, weights
+    combination = [mean([row[n] for row in rows], weights) for n in range(len(rows[0]))]
+    return carrying(mean(losses, weights), combination, models), weights
 
 
 def mean(values: Sequence[Tensor], weights: Tensor) -> Tensor:
@@ -36,10 +28,6 @@ def mean(values: Sequence[Tensor], weights: Tensor) -> Tensor:
     for weight, value in zip(weights, values, strict=True):
         total = total + weight.to(value.dtype) * value.detach()
     return total
-
-
-def _trained(models: Sequence[nn.Module]) -> list[nn.Parameter]:
-    return [p for model in models for p in model.parameters() if p.requires_grad]
 
 
 def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

@@ -37,10 +37,11 @@ class LevelRunner:
         self.previous: Tensor | None = None
         """For `start = previous`: the last batch's solution minus its centre, [N, *input]."""
 
-    def run(self, frame: Frame, values: Values, rated: bool = False) -> Solution:
+    def run(self, frame: Frame, values: Values, rated: bool = False, waits: bool = False) -> Solution:
         """The solution, its iterates and objective, [B, *input] or for a family [B, n, *input].
 
         `rated`: evaluate the objective at the solution even if no choice inside the level needed it.
+        `waits`: leave out the last update, which `finish` makes.
         """
         left = frame.points
         frame = replace(frame, points={key: point.detach() for key, point in left.items()})  # earlier solutions are constants here
@@ -52,9 +53,9 @@ class LevelRunner:
             if self.plan.classes is not None and self.plan.axis is not None and self.plan.axis.domain.kind == "top":
                 left[self.name, CHOSEN] = frame.points[self.name, CHOSEN] = values[self.plan.classes]
             wide, wide_values, copies = self._widened(frame, values)
-            solution = self._solve(wide, wide_values)
-            if self.plan.level.solver.start_kind == "previous":
-                self.previous = solution.point - self.region(wide, wide_values).center
+            solution = self._solve(wide, wide_values, self.plan.level.solver.options.steps - waits)
+            if not waits:
+                self._keep(wide, wide_values, solution.point)
             if rated and solution.objective is None:
                 with torch.no_grad():
                     solution = replace(solution, objective=self._objective(wide, wide_values)(solution.point))
@@ -67,12 +68,23 @@ class LevelRunner:
 
         return _mapped(solution, shaped)
 
+    def finish(self, frame: Frame, values: Values, point: Tensor, gradient: Tensor) -> None:
+        """The last update, from `point` by the gradient of each example's objective there, [N, *input]; for `start = previous` alone."""
+        region = self.region(frame, values)
+        slope = self.sign * gradient
+        problem = Problem(lambda v: (slope * v).flatten(1).sum(1), region, lambda: point, frame.generator, name=self.name)
+        self._keep(frame, values, solve(problem, self._solver(frame, values), 1).point)
+
+    def _keep(self, frame: Frame, values: Values, point: Tensor) -> None:
+        if self.plan.level.solver.start_kind == "previous":
+            self.previous = point - self.region(frame, values).center
+
     def branches(self, frame: Frame, values: Values) -> list[Tensor]:
         """For danskin: the points of every run, none selected."""
         with constant_parameters(*frame.trained):
             with torch.no_grad():
                 self.before.run(frame, values)
-            return [self._solve(frame, values).point for _ in range(self.plan.runs)]
+            return [self._solve(frame, values, self.plan.level.solver.options.steps).point for _ in range(self.plan.runs)]
 
     def _widened(self, frame: Frame, values: Values) -> tuple[Frame, Values, int | None]:
         """For a family: every example once per class, so that the level is one problem per example again."""
@@ -95,14 +107,14 @@ class LevelRunner:
         )
         return wide, wide_values, copies
 
-    def _solve(self, frame: Frame, values: Values) -> Solution:
+    def _solve(self, frame: Frame, values: Values, steps: int) -> Solution:
         """All examples at once, or in chunks where the mode lets an example be solved apart from the others."""
         count = frame.x.shape[0]
         options = self.plan.level.solver.options
         region = self.region(frame, values)
         whole = self.plan.level.mode != "eval" or self.plan.through == "unrolling" or bool(self.plan.noise.instrs)
         if count <= self.chunk or whole:
-            return self._solve_chunk(frame, values, region, lambda: self._drawn(frame, values, region))
+            return self._solve_chunk(frame, values, region, lambda: self._drawn(frame, values, region), steps)
         apart = isinstance(frame.generator, ExampleStreams)  # then a chunk may draw its own starts
         starts = [] if apart else [self._drawn(frame, values, region) for _ in range(options.restarts)]
         parts = []
@@ -111,7 +123,7 @@ class LevelRunner:
             part, part_values = self._rows(frame, values, rows, count)
             own = self.region(part, part_values)
             start = partial(self._drawn, part, part_values, own) if apart else iter([s[rows] for s in starts]).__next__
-            parts.append(self._solve_chunk(part, part_values, own, start))
+            parts.append(self._solve_chunk(part, part_values, own, start, steps))
         return _joined(parts)
 
     def _rows(self, frame: Frame, values: Values, rows: Tensor, count: int) -> tuple[Frame, Values]:
@@ -198,14 +210,16 @@ class LevelRunner:
             restrict=restrict if self.plan.until is not None and self.plan.level.mode == "eval" else None,
         )
 
-    def _solve_chunk(self, frame: Frame, values: Values, region: InputSet, start: Callable[[], Tensor]) -> Solution:
-        solver, options = self.plan.level.solver, self.plan.level.solver.options
-        at = start() if solver.name == "prox" else None
+    def _solver(self, frame: Frame, values: Values, at: Tensor | None = None) -> Any:
         step = None if self.plan.step is None else torch.as_tensor(values[self.plan.step], dtype=frame.x.dtype, device=frame.x.device)
+        return build_solver(self.plan.level.solver.name, self.plan.level.solver.options, step=step, at=at)
+
+    def _solve_chunk(self, frame: Frame, values: Values, region: InputSet, start: Callable[[], Tensor], steps: int) -> Solution:
+        options = self.plan.level.solver.options
         return solve(
             self._problem(frame, values, region, start),
-            build_solver(solver.name, options, step=step, at=at),
-            options.steps,
+            self._solver(frame, values, start() if self.plan.level.solver.name == "prox" else None),
+            steps,
             restarts=1 if self.plan.through == "danskin" else options.restarts,
             keep=options.keep,
             captures=frozenset(self.plan.captures),

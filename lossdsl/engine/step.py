@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lossdsl.diagnostics import UserError
 from lossdsl.engine import danskin
 from lossdsl.engine.batch_level import BatchLevel, differentiable_weights
+from lossdsl.engine.carried import carrying, gradient
 from lossdsl.engine.closures import Closure, Frame, Values
 from lossdsl.engine.compiled import Compiled
 from lossdsl.engine.find import FindRunner
@@ -38,10 +39,12 @@ class Loss(Tensor):
 
 @dataclass(frozen=True)
 class Solved:
-    """What the lower levels leave besides their solutions: the values of each, and the maximisers that danskin keeps."""
+    """What the lower levels leave besides their solutions: the values of each, the maximisers that danskin keeps, and the level whose
+    last update waits for the upper level's backward pass."""
 
     values: dict[str, Values]
     several: list[Tensor]
+    waiting: LevelRunner | None = None
 
 
 class Step(Compiled):
@@ -67,6 +70,7 @@ class Step(Compiled):
         inputs = [level for level in self._levels if isinstance(level, LevelRunner)]
         self._implicit = [Implicit(level, self._kinds, self._place) for level in inputs if level.plan.through == "implicit"]
         self._differentiable = {level.name for level in inputs if level.plan.through == "unrolling"}
+        self._fused = next((level for level in inputs if level.plan.fused), None)
         self._several = next((level for level in inputs if level.plan.through == "danskin"), None)
         self._terms = _distinct([self._written(r, t) for r, t in zip(self.plan.upper.code.results, self.plan.upper.terms, strict=False)])
 
@@ -88,7 +92,7 @@ class Step(Compiled):
         with self._at_work() as modes:
             frame = self._frame(x, y, modes, generator)
             self._begin(frame, index)
-            solved = self._solve(frame)
+            solved = self._solve(frame, self._fused)
             return self._objective(frame, solved, index)
 
     def solve(
@@ -181,9 +185,10 @@ class Step(Compiled):
         leaves = ("point", "family", "sample", "found")
         return any(key in (i.attrs, ("sample", *i.attrs)) for i in self.plan.upper.code if i.op in leaves)
 
-    def _solve(self, frame: Frame) -> Solved:
+    def _solve(self, frame: Frame, waiting: LevelRunner | None = None) -> Solved:
+        """Run the levels; the last update of the one that is waiting is left to the upper level."""
         values = self._values()
-        solved = Solved({}, [])
+        solved = Solved({}, [], waiting)
         if self.plan.samples.results:
             with torch.no_grad():
                 self._samples.run(frame, values)
@@ -196,12 +201,12 @@ class Step(Compiled):
                 solved.several.extend(level.branches(frame, values))
                 frame.points[level.name,] = solved.several[0]
             else:
-                self._store(frame, level, values)
+                self._store(frame, level, values, level is waiting)
                 solved.values[level.name] = values
         return solved
 
-    def _store(self, frame: Frame, level: LevelRunner, values: Values) -> None:
-        solution = level.run(frame, values)
+    def _store(self, frame: Frame, level: LevelRunner, values: Values, waits: bool) -> None:
+        solution = level.run(frame, values, waits=waits)
         frame.points[level.name,] = solution.point
         for k, point in solution.iterates.items():
             frame.points[level.name, k] = point
@@ -215,6 +220,8 @@ class Step(Compiled):
         differentiable_weights(frame)
         if self._several is not None:
             total, results = self._combined(frame, self._several.name, solved.several)
+        elif solved.waiting is not None:
+            total, results = self._with_last_update(frame, solved, solved.waiting)
         else:
             total, results = self._evaluated(frame, solved)
         upper, count = self.plan.upper, len(self.plan.upper.terms)
@@ -249,6 +256,15 @@ class Step(Compiled):
                     total = total + implicit.term(at, slope)
         return total, [*parts, *results[count:]]
 
+    def _with_last_update(self, frame: Frame, solved: Solved, level: LevelRunner) -> tuple[Tensor, list[Any]]:
+        """As `_evaluated`; one backward pass gives the gradient of the loss that is returned and that of the level's last update."""
+        at = level.name, level.plan.updates
+        point = frame.points[at] = frame.points[at].detach().requires_grad_()
+        total, results = self._evaluated(frame, solved)
+        *rows, slope = gradient(total, self.trained, point)
+        level.finish(frame, solved.values[level.name], point.detach(), slope * len(point))
+        return carrying(total.detach(), rows, self.trained), results
+
     def _values_of(self, level: LevelRunner, frame: Frame, solved: Solved) -> Values:
         """What the level computed before its updates."""
         if level.name in solved.values:
@@ -265,7 +281,7 @@ class Step(Compiled):
         for point in several:
             frame.points[name,] = point
             total, results = self._evaluated(frame, Solved({}, []))
-            rows.append(danskin.gradient(total, self.trained))
+            rows.append(gradient(total, self.trained))
             totals.append(total.detach())
             recorded.append([frame.tensor(value).detach() for value in results])
         loss, weights = danskin.combined(totals, rows, self.trained)

@@ -65,9 +65,9 @@ def _mark_level(s: Solve | Find) -> Solve | Find:
     return replace(s, before=free(s.before), start=free(s.start), noise=free(s.noise), body=body, optimality=optimality)
 
 
-def depending(code: Code, var: str) -> set[int]:
-    """What depends on the variable of a level."""
-    moving = {i.id for i in code if i.op == "point" and i.attrs == (var,)}
+def depending(code: Code, *point: str | int) -> set[int]:
+    """What depends on the variable of a level (its name), or on one of its iterates (name and number)."""
+    moving = {i.id for i in code if i.op == "point" and i.attrs == point}
     for i in code:
         if any(a in moving for a in i.args):
             moving.add(i.id)

@@ -80,6 +80,8 @@ class Solve:
     """The second result of `body` says whether the point is misclassified."""
     optimality: Code = Code()
     """For an implicit gradient: the objective once more, differentiable in the variable and in the parameters."""
+    fused: bool = False
+    """The last update takes its gradient from the upper level's backward pass."""
 
     @property
     def var(self) -> str:
@@ -104,7 +106,8 @@ class Solve:
 
     @property
     def updates(self) -> int:
-        return self.level.solver.options.steps * self.runs
+        """Those that make passes of their own."""
+        return self.level.solver.options.steps * self.runs - self.fused
 
     @property
     def evaluations(self) -> int:

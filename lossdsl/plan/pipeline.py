@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lossdsl.check.typed import TypedRecipe
+from lossdsl.plan.fuse import fuse_backward
 from lossdsl.plan.gradients import mark_gradients
 from lossdsl.plan.hoist import hoist
 from lossdsl.plan.ir import Code, Plan, Solve
@@ -18,7 +19,9 @@ from lossdsl.plan.simplify import simplify
 
 Pass = Callable[[Plan], Plan]
 
-PASSES: tuple[Pass, ...] = (simplify, share, share_points, share, hoist, share_between_levels, join, eval_first, prune, mark_gradients)
+PASSES: tuple[Pass, ...] = (
+    simplify, share, share_points, share, hoist, share_between_levels, join, eval_first, prune, mark_gradients, fuse_backward,
+)  # fmt: skip
 
 
 def make_plan(recipe: TypedRecipe, passes: tuple[Pass, ...] = PASSES) -> Plan:

@@ -63,6 +63,8 @@ def _solve_lines(s: Solve, names: dict[int, str]) -> list[str]:
         lines.append(f"    an example leaves when fooled, after {names[s.until]} further updates")
     backward = "full backward" if level.set.over == "weights" else "input-backward"
     lines.append(f"    {backward} of {names[s.body.results[0]]}, {level.sense}")
+    if s.fused:
+        lines.append("    the last update: from the upper level's backward pass")
     if s.evaluations:
         lines.append(f"  the objective once more at {s.evaluations} final points")
     if s.through:

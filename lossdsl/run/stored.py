@@ -57,6 +57,8 @@ def load_weights(model: nn.Module, found: Checkpoint, path: Path, part: str = "m
 
 def read_manifest(run: Path) -> dict[str, Any]:
     """The manifest in a directory. Raises UserError: missing, damaged, of another program."""
+    if run.exists() and not run.is_dir():
+        raise UserError("is a file, not the directory of a run", where=str(run), fix="name a directory that lossdsl train has written")
     about = read_json(run / MANIFEST, "manifest of a run")
     if about.get("format") != manifest.FORMAT or not isinstance(about.get("identity"), dict):
         raise UserError("is not a manifest of lossdsl", where=str(run / MANIFEST), fix="name a directory that lossdsl train has written")

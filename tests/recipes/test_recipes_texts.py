@@ -28,7 +28,7 @@ OTHER_COSTS = {
     # forward (a frozen helper's and joint passes among them), input-backward, full backward
     "alp": (12, 10, 1), "at_rst": (11, 10, 1), "trades_rst": (13, 10, 1), "mart_rst": (12, 10, 1), "bat_rst": (13, 10, 1),
     "fat": (11, 10, 1), "fat_trades": (13, 10, 1), "fat_mart": (12, 10, 1), "gairat": (11, 10, 1), "hat": (15, 10, 1),
-    "class_fairness": (11, 10, 1), "cfol": (8, 7, 1), "free_at": (2, 1, 1),
+    "class_fairness": (11, 10, 1), "cfol": (8, 7, 1), "free_at": (1, 0, 1),
     "mma": (10 + 12 + 2, 10, 1),  # attack; both ends and ten halvings of the root search; x and z
     "ddi": (10 * (7 + 1), 10 * 7, 10),  # per maximiser: its attack, and its gradient
     "sam": (2, 0, 2), "asam": (2, 0, 2), "bisam": (2, 0, 2), "at_awp": (12, 10, 2), "trades_awp": (11 + 2 + 2, 10, 2),

@@ -270,3 +270,13 @@ def stays_behind(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
     moved, clean = f(s["x'"]), f(x).detach()
     far = x + 0.1 * p(clean)[torch.arange(len(y)), y].unsqueeze(1)
     return (ce(moved, y) + kl(clean, moved) + kl(f(far).detach(), moved)).mean()
+
+
+@formula("replayed")
+def replayed(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    return (2 * ce(f(s["x'@2"]), y) + ce(f(x), y)).mean()
+
+
+@formula("refuses_to_fuse")
+def refuses_to_fuse(f: nn.Module, x: Tensor, y: Tensor, s: Solutions) -> Tensor:
+    return (ce(f(s["x'@2"]), y) + kl(f(x), f(s["x'@2"]))).mean()

@@ -7,14 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 from golden_plans import with_plan
-from plan_models import CLASSES, batch, moody_model
+from plan_models import CLASSES, batch, moody_model, smooth_model
 from torch import Tensor
 
 import lossdsl
 from lossdsl.front import Recipe
 from lossdsl.lang.types import Kind
 from lossdsl.plan.cost import cost
-from lossdsl.plan.ir import Code, Instr, Plan, codes
+from lossdsl.plan.fuse import fuse_backward
+from lossdsl.plan.ir import Code, Instr, Plan, Solve, codes
 from lossdsl.plan.pipeline import PASSES, make_plan, verify
 from lossdsl.plan.share import share
 
@@ -168,3 +169,58 @@ def test_draws_never_merge() -> None:
     shared = share(share(make_plan(text.typed, ())))
     assert sum(i.op == "draw" for code in codes(shared) for i in code) == 2
     assert shared.upper.code.forwards() == 2
+
+
+# --- the last update from the upper level's backward pass ---
+
+REPLAYED = (
+    "lower x' in linf(x, 0.1) maximize CE(f(x'), y) by pgd(steps = 2, step = 0.07, start = previous) with f in untracked\n"
+    "upper minimize CE(f(x'@1), y) + CE(f(x), y) by sgd(lr = 0.1)"
+)
+
+
+def fused(text: str) -> bool:
+    return any(isinstance(s, Solve) and s.fused for s in recipe(text).plan.solves)
+
+
+def test_a_fused_update_is_the_update() -> None:
+    """Loss, gradients and the perturbation that is kept, over three batches; one pass fewer."""
+    text, runs = recipe(REPLAYED), []
+    for passes in (PASSES[: PASSES.index(fuse_backward)], PASSES):
+        model, calls = smooth_model(), []
+        model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        step, found = lossdsl.compile(with_plan(text, make_plan(text.typed, passes)), model, num_classes=CLASSES), []
+        for examples in (6, 4, 7):
+            loss = step(*batch(examples))
+            model.zero_grad()
+            loss.backward()
+            found += [loss.detach(), *(p.grad for p in model.parameters()), step.state_dict()["previous.x'"]]
+        runs.append((found, len(calls)))
+    (apart, many), (together, few) = runs
+    assert (many, few) == (12, 9)
+    for a, b in zip(apart, together, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("x'@1", "x'@0"),
+        ("CE(f(x), y)", "CE(f(x'), y)"),
+        ("CE(f(x), y)", "SE(p(x'@1), onehot(y))"),
+        ("upper minimize CE(f(x'@1), y)", "upper minimize 2 * CE(f(x'@1), y)"),
+        ("upper", "log end = CE(f(x'), y)\nupper"),
+        ("in untracked", "in train"),
+        ("in untracked", "in eval"),
+        ("pgd", "ascent"),
+        ("previous", "x"),
+        ("start = previous", "start = previous, keep = best"),
+        ("start = previous", "start = previous, restarts = 2"),
+        ("start = previous", "start = previous, noise = normal(0.01)"),
+        ("start = previous", "start = previous, until fooled(1)"),
+        ("upper", "let n = survived(x')\nlog n = n\nupper"),
+    ],
+)  # fmt: skip
+def test_only_the_same_gradient_is_fused(old: str, new: str) -> None:
+    assert fused(REPLAYED)
+    assert not fused(REPLAYED.replace(old, new, 1))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import lossdsl
 from lossdsl.plan.gradients import mark_gradients
-from lossdsl.plan.ir import Plan, codes
+from lossdsl.plan.ir import Plan, Solve, codes
 
 CASES = cases()
 MERGES_TRAIN_PASSES = ("share", "share_points", "join")
@@ -29,7 +29,9 @@ def name_of(case: Path) -> str:
 
 def shows(case: Path) -> bool:
     """Does the pass change what BatchNorm and dropout see, as the language asks it to? It drops passes in train mode, or puts one in eval
-    mode before those that write the statistics it reads."""
+    mode before those that write the statistics it reads; or one pass with one mask serves an attack and the upper level."""
+    if any(isinstance(s, Solve) and s.fused for s in plans(case)[1].solves):
+        return True
     before, after = ([i.id for code in codes(plan) for i in code if i.op == "forward"] for plan in plans(case))
     return (case.parent.name in MERGES_TRAIN_PASSES and len(before) != len(after)) or (case.parent.name == "eval_first" and before != after)
 

@@ -217,6 +217,7 @@ PLAIN = FakeRecipe()
         ({"unlabelled": bright(), "teacher": "none"}, r"--unlabelled bright: example 0 has values from .*, outside the recipe's domain"),
         ({"unlabelled": tiny_data(), "teacher": "none"}, r"tiny is the labelled data itself"),
         ({"teacher": "no/such"}, r"there is no manifest of a run here"),
+        ({"teacher": __file__}, r"is a file, not the directory of a run\n  help: name a directory"),
         ({"teacher": "TEACHER", "data": tiny_data(classes=4)}, r"--teacher: .* knows 3 classes, the data 4"),
         ({"teacher": "TEACHER", "data": large()}, r"--teacher: .* was trained on inputs of shape \[1, 6, 6\], and these have \[1, 8, 8\]"),
         ({"teacher": "none", "recipe": replace(RECIPE, sampled=True)}, r"train sampler: draws classes, which pseudo-labelled examples"),
