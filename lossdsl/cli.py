@@ -12,10 +12,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from lossdsl import __version__, diagnose_commands, law_commands, play_commands, run_commands
 from lossdsl.arguments import (
@@ -26,17 +25,14 @@ from lossdsl.arguments import (
     USAGE,
     Parser,
     add_recipe,
-    add_set,
     chosen_recipe,
-    parse_settings,
     standard_input,
 )
 from lossdsl.assets import attack_paths, game_paths, recipe_paths
-from lossdsl.diagnostics import Diagnostic, LossdslError, RecipeError, UserError, did_you_mean
-from lossdsl.front import CheckedFile, check_source, load, parse_recipe, read_source
-from lossdsl.render import render_json, render_summary, render_text
+from lossdsl.check_commands import check_arguments, print_difference, print_findings, rewrite, run_check, run_theory, theory_arguments
+from lossdsl.diagnostics import LossdslError, RecipeError, UserError, did_you_mean
+from lossdsl.front import load, parse_recipe, read_source
 from lossdsl.source import Source
-from lossdsl.syntax import tree as t
 
 
 @dataclass(frozen=True)
@@ -48,73 +44,7 @@ class Command:
     run: Callable[[argparse.Namespace], int]
 
 
-# --- input ----------------------------------------------------------------------------------------------------
-
-
-def _source(name: str) -> Source:
-    """A file, a shipped recipe by name, or standard input. An existing file goes before a recipe of its name."""
-    if name == "-":
-        return standard_input()
-    shipped = {**attack_paths(), **game_paths(), **recipe_paths()}
-    if Path(name).exists() or name.endswith(".loss") or os.sep in name:
-        return read_source(Path(name))
-    if name in shipped:
-        return read_source(shipped[name])
-    raise UserError("there is no such file or recipe", where=name, fix=f"{did_you_mean(name, shipped)}; a file ends in .loss")
-
-
-# --- output -------------------------------------------------------------------------------------------------------
-
-
-def _colored(stream: IO[str]) -> bool:
-    return stream.isatty() and not os.environ.get("NO_COLOR")
-
-
-def _print_findings(source: Source, diagnostics: Sequence[Diagnostic], stream: IO[str]) -> None:
-    for diagnostic in diagnostics:
-        print(render_text(source, diagnostic, color=_colored(stream)), file=stream, end="\n\n")
-
-
-# --- check, fmt -----------------------------------------------------------------------------------------------------
-
-
-def _check_arguments(parser: Parser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="a .loss file, the name of a shipped recipe, or - for standard input")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="json is for editors")
-    add_set(parser)
-
-
-def _check(arguments: argparse.Namespace) -> int:
-    """Every finding of every file."""
-    settings = parse_settings(arguments.set)
-    checked: list[tuple[Source, CheckedFile]] = []
-    unread = 0
-    for name in arguments.files:
-        try:
-            source = _source(name)
-            file = check_source(source, settings)
-            _check_settings(source, file, settings)
-            checked.append((file.parsed.source, file))
-        except UserError as error:
-            unread += 1
-            _print_error(error)
-    findings = [d for _, file in checked for d in file.diagnostics]
-    if arguments.format == "json":
-        print(json.dumps([finding for source, file in checked for finding in json.loads(render_json(source, file.diagnostics))], indent=2))
-    else:
-        for source, file in checked:
-            _print_findings(source, file.diagnostics, sys.stdout)
-        if checked:
-            print(render_summary(findings))
-    return USAGE if unread else FINDINGS if findings else OK
-
-
-def _check_settings(source: Source, file: CheckedFile, settings: Mapping[str, float]) -> None:
-    """A --set name that no declaration of the file has is an error; params lost with a broken statement are not judged."""
-    known = {item.name for check in file.checks for item in check.declaration.items if isinstance(item, t.Param)}
-    unknown = next((name for name in settings if name not in known | file.parsed.lost_words), None)
-    if unknown is not None:
-        raise UserError(f"no declaration has a param {unknown}", where=source.name, fix=did_you_mean(unknown, known))
+# --- fmt --------------------------------------------------------------------------------------------------------------
 
 
 def _fmt_arguments(parser: Parser) -> None:
@@ -141,10 +71,7 @@ def _fmt(arguments: argparse.Namespace) -> int:
 def _fmt_one(source: Source, text: str, arguments: argparse.Namespace) -> int:
     changed = text != source.text
     if arguments.diff and changed:
-        from difflib import unified_diff
-
-        lines = unified_diff(source.text.splitlines(True), text.splitlines(True), source.name, f"{source.name} (formatted)")
-        print("".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines), end="")
+        print_difference(source.text, text, source.name, f"{source.name} (formatted)")
     if arguments.check or arguments.diff:
         if changed and not arguments.diff:
             print(f"{source.name} would change")
@@ -152,24 +79,11 @@ def _fmt_one(source: Source, text: str, arguments: argparse.Namespace) -> int:
     if source.name == "<stdin>":
         print(text, end="")
     elif changed:
-        _rewrite(Path(source.name), text)
+        rewrite(Path(source.name), text)
         print(f"{source.name} reformatted")
     else:
         print(f"{source.name} unchanged")
     return OK
-
-
-def _rewrite(path: Path, text: str) -> None:
-    """Write the whole file or nothing: to a neighbour first, then in its place. A link stays a link, and the mode what it was."""
-    target = path.resolve()
-    neighbour = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        neighbour.write_text(text, encoding="utf-8", newline="\n")
-        neighbour.chmod(target.stat().st_mode)
-        neighbour.replace(target)
-    except OSError as error:
-        neighbour.unlink(missing_ok=True)
-        raise UserError(f"the file cannot be written: {error.strerror}", where=str(path)) from error
 
 
 # --- plan, explain, list ---------------------------------------------------------------------------------------------
@@ -234,10 +148,11 @@ def _diff(arguments: argparse.Namespace) -> int:
 # --- the door --------------------------------------------------------------------------------------------------------
 
 COMMANDS: dict[str, Command] = {
-    "check": Command("find every mistake in recipe files", _check_arguments, _check),
+    "check": Command("find every mistake in recipe files", check_arguments, run_check),
     "fmt": Command("rewrite recipe files in canonical layout", _fmt_arguments, _fmt),
     "plan": Command("print every computation of a training step and its cost", add_recipe, _plan),
     "explain": Command("print a recipe with every default spelled out", add_recipe, _explain),
+    "theory": Command("print what is known of a recipe's bounds, with reasons", theory_arguments, run_theory),
     "diff": Command("show what differs between two recipes, term by term", _diff_arguments, _diff),
     "list": Command("list the shipped recipes and games", _list_arguments, _list),
     "train": Command("train a model by a recipe", run_commands.train_arguments, run_commands.run_train),
@@ -277,7 +192,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
 def _print_error(error: LossdslError) -> None:
     if isinstance(error, RecipeError):
-        _print_findings(error.source, error.diagnostics, sys.stderr)
+        print_findings(error.source, error.diagnostics, sys.stderr)
     else:
         print(f"error: {error}", file=sys.stderr)
 

@@ -9,7 +9,8 @@ from typing import Literal
 
 from lossdsl.source import Source, Span
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "note"]
+"""A note says what is known of a method, not that its text is wrong; it never changes an exit code."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lossdsl.diagnostics import Diagnostic, Edit
 from lossdsl.source import Source, Span
 
 TAB = 4
-_PAINT = {"error": "1;31", "warning": "1;33", "bold": "1", "frame": "1;34", "help": "1;36", "edit": "1;32"}
+_PAINT = {"error": "1;31", "warning": "1;33", "note": "1;36", "bold": "1", "frame": "1;34", "help": "1;36", "edit": "1;32"}
 
 
 def render_text(source: Source, diagnostic: Diagnostic, color: bool = False) -> str:
@@ -42,10 +42,20 @@ def render_json(source: Source, diagnostics: Iterable[Diagnostic]) -> str:
 
 
 def render_summary(diagnostics: Iterable[Diagnostic]) -> str:
-    """For example "2 errors, 1 warning"."""
+    """For example "2 errors, 1 warning", "no errors, 1 note"."""
     found = [d.severity for d in diagnostics]
-    counts = ((found.count("error"), "error"), (found.count("warning"), "warning"))
-    return ", ".join(f"{count} {word}{'s' if count > 1 else ''}" for count, word in counts if count) or "no errors"
+
+    def counted(*words: str) -> list[str]:
+        return [f"{n} {word}{'s' if n > 1 else ''}" for word in words if (n := found.count(word))]  # type: ignore[arg-type]
+
+    return ", ".join((counted("error", "warning") or ["no errors"]) + counted("note"))
+
+
+def render_line(source: Source, diagnostic: Diagnostic, color: bool = False) -> str:
+    """One finding on one line, as compilers write it: place, code, message."""
+    frame = _Frame(0, color)
+    code = frame.paint(f"{diagnostic.severity}[{diagnostic.code}]", diagnostic.severity)
+    return f"{_line(source.where(diagnostic.span))}: {code}: {_line(diagnostic.message)}"
 
 
 # --- text --------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from math import inf, isfinite, isnan
-from typing import Any
+from typing import Any, Protocol
 
 from lossdsl.check.typed import Typed, same
 from lossdsl.lang.types import OVER_CLASSES, SCALARS, Kind
@@ -19,6 +19,15 @@ _PYTHON: dict[str, Callable[..., Any]] = {
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
     "max": max, "min": min, "and": lambda a, b: bool(a) and bool(b), "or": lambda a, b: bool(a) or bool(b),
 }  # fmt: skip
+
+
+class Ranged(Protocol):
+    """What has a range."""
+
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
 
 
 def number(value: float | int, span: Span = NOWHERE) -> Typed:
@@ -69,7 +78,7 @@ def combine(op: str, kind: Kind, a: Typed, b: Typed, span: Span) -> Typed:
     folded = constant(op, span, a, b)
     if folded is not None:
         return folded
-    low, high = _range(op, a, b)
+    low, high = interval(op, a, b)
     node = Typed(op, (a, b), kind, span, depends=depends(a, b), low=low, high=high)
     return _mixture(node) or node
 
@@ -89,8 +98,8 @@ def negate(a: Typed, span: Span) -> Typed:
     return constant("neg", span, a) or Typed("neg", (a,), kind, span, depends=a.depends, low=-a.high, high=-a.low)
 
 
-def _range(op: str, a: Typed, b: Typed) -> tuple[float, float]:
-    """Interval arithmetic; infinite where it would be undefined."""
+def interval(op: str, a: Ranged, b: Ranged) -> tuple[float, float]:
+    """Interval arithmetic of add, sub, mul, div, pow, max and min; infinite where it would be undefined."""
     if op == "add":
         return a.low + b.low, a.high + b.high
     if op == "sub":
@@ -101,7 +110,7 @@ def _range(op: str, a: Typed, b: Typed) -> tuple[float, float]:
     if op == "div" and b.low > 0:
         corners = [0.0 if p == 0 or abs(q) == inf else p / q for p in (a.low, a.high) for q in (b.low, b.high)]
         return (-inf if abs(a.low) == inf and a.low < 0 else min(corners)), (inf if a.high == inf else max(corners))
-    if op == "pow" and b.value is not None and b.value % 2 == 0:
+    if op == "pow" and b.low == b.high and abs(b.low) < inf and b.low % 2 == 0:
         return 0.0, inf
     if op == "pow" and a.low >= 0:
         return 0.0, inf
