@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import unified_diff
 from pathlib import Path
 from typing import IO
@@ -37,9 +37,13 @@ def source_of(name: str) -> Source:
     raise UserError("there is no such file or recipe", where=name, fix=f"{did_you_mean(name, shipped)}; a file ends in .loss")
 
 
+def colored(stream: IO[str]) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
 def print_findings(source: Source, diagnostics: Sequence[Diagnostic], stream: IO[str]) -> None:
     """Errors and warnings with their lines, then notes, a line for each."""
-    color = stream.isatty() and not os.environ.get("NO_COLOR")
+    color = colored(stream)
     for d in diagnostics:
         if d.severity != "note":
             print(render_text(source, d, color), file=stream, end="\n\n")
@@ -98,7 +102,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         try:
             if arguments.fix:
                 _fix(name, settings, arguments)
-            found.append(_found(source_of(name), settings, arguments))
+            found.append(_asked(findings_of(source_of(name), settings), arguments))
         except UserError as error:
             unread += 1
             print(f"error: {error}", file=sys.stderr)
@@ -117,27 +121,32 @@ def _pointer(diagnostics: Sequence[Diagnostic]) -> str:
     return "  (lossdsl theory gives the reasons)" if any(d.severity == "note" for d in diagnostics) else ""
 
 
-def _found(source: Source, settings: Mapping[str, float], arguments: argparse.Namespace) -> Found:
-    """Everything found in a source, in the order of the text, as far as it was asked for."""
+def findings_of(source: Source, settings: Mapping[str, float]) -> Found:
+    """Everything found in a source, in the order of the text."""
     file = check_source(source, settings)
     _check_settings(source, file, settings)
-    seen = {(d.code, d.span, d.message): d for d in (*file.diagnostics, *_theory(file, settings))}
-    wanted = [
-        d for d in seen.values() if (not arguments.code or d.code in arguments.code) and not (arguments.no_notes and d.severity == "note")
-    ]
-    ordered = sorted(wanted, key=lambda d: (d.span.file, d.span.start, d.code))
-    return Found(file.parsed.source, tuple(ordered))
+    found = {(d.code, d.span, d.message): d for d in (*file.diagnostics, *_theory(file, settings))}
+    return Found(file.parsed.source, tuple(sorted(found.values(), key=lambda d: (d.span.file, d.span.start, d.code))))
+
+
+def _asked(found: Found, arguments: argparse.Namespace) -> Found:
+    """The findings that --code and --no-notes ask for."""
+    codes, quiet = arguments.code, arguments.no_notes
+    return Found(
+        found.source, tuple(d for d in found.diagnostics if (not codes or d.code in codes) and not (quiet and d.severity == "note"))
+    )
 
 
 def _theory(file: CheckedFile, settings: Mapping[str, float]) -> Iterator[Diagnostic]:
-    """What theory finds in every declaration, in every epoch in which its params change."""
+    """What theory finds in every declaration, and what more in the later epochs in which its params change."""
     for check in file.checks:
-        epochs = (
-            [check_declaration(check.declaration, file.shared, settings, epoch) for epoch in sorted(check.epochs)] if check.typed else []
-        )
-        for one in (check, *epochs):
-            if one.typed is not None:
-                yield from (f.diagnostic for f in lint(one.typed, one.declaration, _base(file, check.declaration.name)))
+        base = _base(file, check.declaration.name)
+        seen: set[Diagnostic] = set()
+        for epoch in (1, *sorted(check.epochs)) if check.typed is not None else ():
+            one = check if epoch == 1 else check_declaration(check.declaration, file.shared, settings, epoch)
+            new = [f.diagnostic for f in lint(one.typed, one.declaration, base)] if one.typed is not None else []
+            yield from (d if epoch == 1 else replace(d, message=f"{d.message} (from epoch {epoch})") for d in new if d not in seen)
+            seen.update(new)
 
 
 def _base(file: CheckedFile, name: str) -> TypedRecipe | None:
@@ -164,7 +173,7 @@ def _fix(name: str, settings: Mapping[str, float], arguments: argparse.Namespace
     if name == "-" or not Path(name).is_file():
         raise UserError("only a file can be corrected", where=name, fix="give the path of a .loss file")
     path = Path(name)
-    found = _found(read_source(path), settings, arguments)
+    found = _asked(findings_of(read_source(path), settings), arguments)
     chosen = [d.edit for d in found.diagnostics if d.edit is not None and (arguments.code or d.severity != "note")]
     before = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     after = corrected(before, [e for e in chosen if e.span.file in ("", found.source.name)])
@@ -194,7 +203,7 @@ def corrected(text: str, edits: Sequence[Edit]) -> str:
 
 def theory_arguments(parser: Parser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a .loss file, the name of a shipped recipe or attack, or - for standard input")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="json has the same as data")
     parser.add_argument("--classes", type=whole_number, metavar="K", help="the number of classes, for what holds for few")
     add_set(parser)
 

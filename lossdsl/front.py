@@ -305,7 +305,7 @@ def _extended(node: t.Declaration, known: dict[str, Any], shared: list[t.Item], 
     if node.base is None:
         return node
     head = Span(node.span.start, node.span.start + len(node.kind) + len(node.name) + len(node.base) + 10)
-    shipped = {**recipe_paths(), **game_paths()}
+    shipped = {**attack_paths(), **recipe_paths(), **game_paths()}
     if node.base in known:
         base_shared, base = known[node.base]
     elif node.base != node.name and node.base in shipped:
@@ -315,7 +315,7 @@ def _extended(node: t.Declaration, known: dict[str, Any], shared: list[t.Item], 
         help = did_you_mean(node.base, {*known, *shipped} - {node.name})
         report.error("E028", f"there is no recipe {node.base} to extend", head, help)
         return node
-    if "game" in (base.kind, node.kind) and base.kind != node.kind:
+    if base.kind != node.kind:
         report.error("E028", f"{base.name} is a {base.kind}, and {node.name} a {node.kind}", head, f"extend a {node.kind}")
         return node
     shared.extend(i for i in base_shared if i not in shared)

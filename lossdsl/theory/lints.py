@@ -113,7 +113,7 @@ def upper_bound(facts: Facts) -> Iterator[Finding]:
         yield _finding("T02", message, objective, f"add {found.missing}: its gradient does not change", found.reason)
     elif found.constant < 1 or found.per:
         missing = f"1/({found.factor})" if "/" in found.factor else f"1/{found.factor}"
-        message = f"the upper objective is at least {found.factor} times the robust 0-1 error: a bound of the error itself needs the factor {missing}"
+        message = f"the upper objective is at least {found.factor} times the robust 0-1 error: a bound of the error itself needs {missing}"
         help = "multiply it to read its value as a bound; training changes only by the scale of the loss"
         yield _finding("T02", message, objective, help, found.reason)
 
@@ -130,7 +130,7 @@ def _untied(facts: Facts, level: TypedLevel) -> Reason:
 def implicit(facts: Facts) -> Iterator[Finding]:
     """T03."""
     for level in facts.attacks:
-        if facts.objective is None or level.through is not None or facts.effect(level) == 1 or _locally_constant(level):
+        if facts.objective is None or level.through is not None or facts.effect(level) in (0, 1) or _locally_constant(level):
             continue
         if not _solution_moves(facts.objective, level.var) or _by_distance(facts, level.var):
             continue

@@ -69,14 +69,14 @@ def _by_name(typed: TypedRecipe, node: t.Declaration, promised: Promise) -> Iter
             continue
         else:
             strongest = max(runs, key=lambda run: [_value(run, option) for option in least])
-            yield from _short(typed.name, promised.text, strongest, node, least)
+            yield from _short(typed.name, f"promises {promised.text}", strongest, node, least)
 
 
 def _short(name: str, promised: str, run: TypedLevel, node: t.Declaration, least: dict[str, int]) -> Iterator[Finding]:
     """One finding for every option of a run that falls short."""
     for option, number in least.items():
         if _value(run, option) < number:
-            said = f"{name} promises {promised}, and its run {run.run} has {option} = {_value(run, option)}"
+            said = f"{name} {promised}, and its run {run.run} has {option} = {_value(run, option)}"
             place, edit = _argument(node, run, option, number)
             yield _weaker(said, place, f"write {option} = {number}, or rename {name}", edit)
 
@@ -92,7 +92,7 @@ def _by_base(typed: TypedRecipe, node: t.Declaration, base: TypedRecipe) -> Iter
             )
         elif here.solver.name == run.solver.name:
             least = {option: _value(run, option) for option in _STRENGTH if _value(here, option) < _value(run, option)}
-            yield from _short(typed.name, f"by extending {base.name} what that has", here, node, least)
+            yield from _short(typed.name, f"extends {base.name}", here, node, least)
     if base.count == "worst" and typed.count != "worst":
         said = f"{typed.name} extends {base.name}, where any run that breaks an example counts, and counts {typed.count}"
         yield _weaker(said, _head(node), "write count worst")

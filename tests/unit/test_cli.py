@@ -103,12 +103,19 @@ def test_whole_numbers_count_from_one(text: str) -> None:
 
 
 def test_check_of_clean_files(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "good.loss", "trades", "pgd20"]) == 0
+    assert main(["check", "good.loss", "trades", "pgd20", "--no-notes"]) == 0
     assert capsys.readouterr().out == "no errors\n"
 
 
+def test_notes_are_lines_and_no_findings(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "good.loss", "pgd20"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert all(": note[T0" in line for line in lines) and {line.partition(":")[0] for line in lines} >= {"good.loss"}
+    assert last == f"no errors, {len(lines)} notes  (lossdsl theory gives the reasons)"
+
+
 def test_check_shows_the_findings_of_all_files(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "wrong.loss", "good.loss", "broken.loss"]) == 1
+    assert main(["check", "wrong.loss", "good.loss", "broken.loss", "--no-notes"]) == 1
     out, err = capsys.readouterr()
     assert "error[E010]: there is no z here\n --> wrong.loss:7:17\n" in out
     assert " --> broken.loss:4:13\n" in out
@@ -137,8 +144,10 @@ def test_check_as_json_is_one_list(files: Path, capsys: pytest.CaptureFixture[st
     assert main(["check", "wrong.loss", "broken.loss", "--format", "json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert [(f["file"], f["code"], f["start"]["line"]) for f in found] == [("wrong.loss", "E010", 7), ("broken.loss", "E001", 4)]
-    assert main(["check", "good.loss", "--format", "json"]) == 0
+    assert main(["check", "good.loss", "--format", "json", "--no-notes"]) == 0
     assert json.loads(capsys.readouterr().out) == []
+    assert main(["check", "good.loss", "--format", "json"]) == 0
+    assert {f["severity"] for f in json.loads(capsys.readouterr().out)} == {"note"}
 
 
 def test_check_reads_standard_input(files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,16 +405,16 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 
 def test_color_only_on_a_terminal_that_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lossdsl.cli import _colored
+    from lossdsl.check_commands import colored
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert _colored(Terminal()) and not _colored(io.StringIO())
+    assert colored(Terminal()) and not colored(io.StringIO())
     monkeypatch.setenv("NO_COLOR", "1")
-    assert not _colored(Terminal())
+    assert not colored(Terminal())
 
 
 def test_output_that_the_terminal_cannot_show_is_escaped(files: Path) -> None:
