@@ -144,7 +144,7 @@ def _theory(file: CheckedFile, settings: Mapping[str, float]) -> Iterator[Diagno
         seen: set[Diagnostic] = set()
         for epoch in (1, *sorted(check.epochs)) if check.typed is not None else ():
             one = check if epoch == 1 else check_declaration(check.declaration, file.shared, settings, epoch)
-            new = [f.diagnostic for f in lint(one.typed, one.declaration, base)] if one.typed is not None else []
+            new = [f.diagnostic for f in lint(one.typed, one.declaration, base)] if isinstance(one.typed, TypedRecipe) else []
             yield from (d if epoch == 1 else replace(d, message=f"{d.message} (from epoch {epoch})") for d in new if d not in seen)
             seen.update(new)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lossdsl.check.game_typed import TypedGame
 from lossdsl.check.typed import TypedRecipe, show
 from lossdsl.theory.attacked import Facts
 from lossdsl.theory.lints import Finding, findings
@@ -16,10 +15,8 @@ if TYPE_CHECKING:
     from lossdsl.syntax import tree as t
 
 
-def lint(typed: TypedRecipe | TypedGame, node: t.Declaration, base: TypedRecipe | None = None, classes: int | None = None) -> list[Finding]:
+def lint(typed: TypedRecipe, node: t.Declaration, base: TypedRecipe | None = None, classes: int | None = None) -> list[Finding]:
     """The findings on one declaration. `base`: the suite that an attack extends; `classes`: the number of classes, if it is known."""
-    if isinstance(typed, TypedGame):
-        return []
     return [*findings(Facts(typed, classes)), *suite(typed, node, base)]
 
 
