@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from lossdsl.engine.register import input_set, operation, solver
     from lossdsl.front import Recipe, load
     from lossdsl.front import parse_recipe as parse
+    from lossdsl.run.evaluate_model import evaluate
+    from lossdsl.run.results import Evaluation
 
 _PLACES = {
     "load": ("lossdsl.front", "load"),
@@ -28,13 +30,16 @@ _PLACES = {
     "UserError": ("lossdsl.diagnostics", "UserError"),
     "RecipeError": ("lossdsl.diagnostics", "RecipeError"),
     "compile": ("lossdsl.engine.api", "compile"),
+    "evaluate": ("lossdsl.run.evaluate_model", "evaluate"),
+    "Evaluation": ("lossdsl.run.results", "Evaluation"),
     "operation": ("lossdsl.engine.register", "operation"),
     "solver": ("lossdsl.engine.register", "solver"),
     "input_set": ("lossdsl.engine.register", "input_set"),
 }
 
 __all__ = [
-    "LossdslError", "Recipe", "RecipeError", "UserError", "__version__", "compile", "input_set", "load", "operation", "parse", "solver",
+    "Evaluation", "LossdslError", "Recipe", "RecipeError", "UserError", "__version__", "compile", "evaluate", "input_set", "load",
+    "operation", "parse", "solver",
 ]  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from lossdsl.run.pieces import stored_pieces
 from lossdsl.run.progress import Reporter
 from lossdsl.run.protocols import Attack, CompileAttack
 from lossdsl.run.request import AttackChoice
-from lossdsl.run.results import FORMAT, Evaluation, masks_path, read_result, write_result
+from lossdsl.run.results import FORMAT, Evaluation, known_result, masks_path, write_result
 from lossdsl.run.rng import choose_device, derive, seeded
 from lossdsl.run.stored import digest, load_weights, read_manifest, weights_part
 
@@ -142,13 +142,19 @@ def _subject(request: EvaluateRequest, device: torch.device) -> _Subject:
         model = build_model(identity["model"], ModelInput(data.shape, classes), data.mean, data.std).to(device, dtype)
         part = weights_part(found)
         load_weights(model, found, path, part)
-        check_model(model, split, classes, identity["model"], device, dtype)
+        check_model(model, split, classes, identity["model"], device, dtype, finite=False)
     return _Subject(about, found, model, data, split, device, dtype, digest(identity["model"], found.part(part)))
 
 
 def _suites(request: EvaluateRequest, attacks: Sequence[str]) -> dict[str, tuple[Other, ...]]:
-    """The other models of every suite. Raises UserError for one that is not bound, and for a bind that no suite asks for."""
-    models = {name: attack_suite(name).models for name in attacks}
+    """The other models of every suite. Raises UserError for one that is not bound, for a bind that no suite asks for, and for a param
+    that no suite has."""
+    suites = {name: attack_suite(name) for name in attacks}
+    params = {param for suite in suites.values() for param in suite.params}
+    for name in request.overrides or ():
+        if name not in params:
+            raise UserError(f"no suite has a param {name}", where=f"--set {name}", fix=did_you_mean(name, params))
+    models = {name: suite.models for name, suite in suites.items()}
     every = {model for found in models.values() for model in found}
     for name in request.binds:
         if name not in every:
@@ -160,15 +166,14 @@ def _suites(request: EvaluateRequest, attacks: Sequence[str]) -> dict[str, tuple
 def _one(request: EvaluateRequest, subject: _Subject, others: tuple[Other, ...], clean: Clean | None) -> EvaluateResult:
     models = build_others(others, subject.data, request.seed, subject.device, subject.dtype)
     overrides = AttackChoice(request.attack, request.overrides).resolved(subject.params)
+    overrides = {name: value for name, value in overrides.items() if name in attack_suite(request.attack).params}
     more = {"models": models} if models else {}
     attack = request.compile_attack(request.attack, overrides, subject.model, subject.data.num_classes, subject.device, **more)
     key = _key(request, subject, attack, others)
     label = re.sub(r"[^A-Za-z0-9_.-]+", "_", attack.name)
     file = request.run / f"evaluate-{label}-{request.which}-{key[:8]}.json"
-    if file.exists() and masks_path(file).exists() and not request.fresh:
-        value, known = read_result(file)
-        if value.get("key") == key:
-            return _result(request, subject, attack, file, known, str(value["device"]), True)
+    if not request.fresh and (known := known_result(file, key)):
+        return _result(request, subject, attack, file, known[1], str(known[0]["device"]), True)
     with stored_pieces(request.run / f".evaluate-{key[:16]}", request.fresh) as pieces:
         file.unlink(missing_ok=True)
         reporter, setting = Reporter(request.console), Setting(subject.device, subject.dtype, request.seed, request.batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Evaluation:
     seed: int
     device: str
     cached: bool
-    measurement: Measurement
+    measurement: Measurement = field(repr=False)
 
     @property
     def clean(self) -> Rate:
@@ -137,6 +137,14 @@ def write_result(file: Path, value: Mapping[str, Any], found: Measurement) -> No
     """The JSON last: where it is there, all of the result is."""
     write_atomic(masks_path(file), save_tensors({name: mask.clone() for name, mask in masks(found).items()}))
     write_json(file, value)
+
+
+def known_result(file: Path, key: str) -> tuple[dict[str, Any], Measurement] | None:
+    """The result under a name, if it is the one of this key."""
+    if not (file.exists() and masks_path(file).exists()):
+        return None
+    value, found = read_result(file)
+    return (value, found) if value.get("key") == key else None
 
 
 def read_result(file: Path) -> tuple[dict[str, Any], Measurement]:
