@@ -184,6 +184,7 @@ def _solver(level: TypedLevel) -> list[str]:
         "raw": f"{show(solver.start)}, not projected",
         "uniform": "uniform on the set",
         "corner": "a random corner of the set",
+        "sphere": "a random point at the radius, projected on the set",
         "previous": "the perturbations of the last batch (0 in the first), projected on the set",
     }
     texts = [f"start = {kinds[solver.start_kind]}"] if solver.at is None else [f"at = {show(solver.at)}, where its step is taken from"]

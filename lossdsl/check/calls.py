@@ -134,6 +134,9 @@ def _fact_of(self: Inference, name: str, e: t.Call, binding: LevelName, member: 
     if binding.over != "input" or not binding.facts:
         help = f"{name} speaks of perturbed inputs after the level that finds them"
         return self.report.error("E017", f"{name} says nothing about {binding.name} here", e.span, help)
+    if binding.search and name != "fooled":
+        said = f"{name} counts the iterates of a gradient method, and {binding.name} is found by {binding.search}"
+        return self.report.error("E017", said, e.span, "solve the level by pgd, or ask for fooled")
     high = 1.0 if name == "fooled" else float(binding.steps or 0)
     depends = frozenset({binding.name, "theta"}) | (member.depends if member else frozenset())
     args = () if member is None else (member,)

@@ -10,6 +10,7 @@ from lossdsl.check.regions import infer_region, variable_of
 from lossdsl.check.scope import Later, LevelName, Value, is_error
 from lossdsl.check.solvers import check_solver, check_through
 from lossdsl.check.typed import Axis, SolverSpec, Typed, TypedLevel, TypedSet
+from lossdsl.lang.specs import SOLVERS
 from lossdsl.syntax import tree as t
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ def check_level(self: Checker, node: t.Level) -> tuple[TypedLevel | None, LevelN
     if region is None and over == "weights":  # perhaps a set of inputs around weights, or the other way round
         return None, Later("a level whose set does not fit")
     solver = check_solver(self, node, over)
-    steps = solver.options.steps if solver else None
-    found = LevelName(node.var, steps, domain, node.span, over=over)
+    steps = solver.options.updates if solver else None
+    search = solver.name if solver is not None and SOLVERS[solver.name].searches else ""
+    found = LevelName(node.var, steps, domain, node.span, over=over, search=search)
     objective = _objective(self, node, axis, found) if node.index is None or domain is not None else None
     good, through = check_through(self, node, over, region.name, solver) if region and solver else (False, None)
     if region is None or solver is None or objective is None or is_error(objective) or (node.index and axis is None) or not good:
@@ -123,13 +125,13 @@ def _lint_radius(self: Checker, node: t.Level, region: TypedSet, solver: SolverS
     if (
         step is not None
         and solver.name == "pgd"
-        and 0 < solver.options.steps * step < radius * (1 - 1e-9)
+        and 0 < solver.options.updates * step < radius * (1 - 1e-9)
         and solver.start_kind == "expression"
         and not _drawn_from_a_set(solver.start)
     ):
         self.report.warn(
             "T07",
-            f"{solver.options.steps} steps of {step:g} cannot reach the border of the set at {radius:g}",
+            f"{solver.options.updates} steps of {step:g} cannot reach the border of the set at {radius:g}",
             solver.span,
             "raise step or steps",
         )

@@ -54,6 +54,8 @@ class LevelName:
     """Inside the level's own objective: the only class its variable can be taken at."""
     over: str = "input"
     """What the variable is: an "input", "weights" of f, or a distribution over "classes"."""
+    search: str = ""
+    """The solver, if it says itself which point is evaluated next."""
     facts: bool = True
     """Whether fooled(...), survived(...) can be asked of it."""
 

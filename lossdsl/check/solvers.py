@@ -18,8 +18,8 @@ from lossdsl.syntax import tree as t
 if TYPE_CHECKING:
     from lossdsl.check.recipe import Checker
 
-_START_WORDS = ("uniform", "corner", "previous")
-LATER_SOLVERS = ("apgd", "fab", "square", "cw")
+_START_WORDS = ("uniform", "corner", "previous", "sphere")
+LATER_SOLVERS = ("fab", "square", "cw")
 _EXPRESSIONS = ("start", "noise", "until", "at")
 """Arguments that are expressions and no options."""
 _MOVING_STEP = ("pgd", "ascent", "momentum")
@@ -203,7 +203,7 @@ def _start(self: Checker, starts: list[t.Argument], call: t.Call, node: t.Level,
 
 
 def _word(self: Checker, e: t.Name, node: t.Level, over: str) -> tuple[Typed, str] | None:
-    """`uniform`, `corner`, `previous`."""
+    """`uniform`, `corner`, `sphere`, `previous`."""
     if e.id == "previous" and node.run is not None:
         self.report.error("E027", "an attack has no previous batch", e.span, "start at x, at a random point, or uniform")
         return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from lossdsl.lang.specs import SETS, OptimizerSpec, Options, SolverOptions, TrainOptions
+from lossdsl.lang.specs import SETS, OptimizerSpec, Options, SearchOptions, SolverOptions, TrainOptions
 from lossdsl.lang.types import Kind
 from lossdsl.source import NOWHERE, Span
 
@@ -129,10 +129,10 @@ class SolverSpec:
     """A solver, its validated options (numbers), and its start expression (None for the set's own draws: see `start_kind`)."""
 
     name: str
-    options: SolverOptions
+    options: SolverOptions | SearchOptions
     start: Typed
     start_kind: str
-    """"expression" (projected on the set), "raw", "uniform" or "corner" (drawn from the set itself), "previous" (the last batch's)."""
+    """An "expression" (projected on the set) or "raw"; a draw from the set: "uniform", "corner", "sphere"; "previous": the last batch's."""
     span: Span = NOWHERE
     step: Typed | None = None
     """A step per example, in place of that of the options."""

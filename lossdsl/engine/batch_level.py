@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lossdsl.engine.closures import Closure, Frame, Values
 from lossdsl.engine.modes import constant_parameters
+from lossdsl.lang.specs import SolverOptions
 from lossdsl.plan.ir import Instr, Solve
 from lossdsl.solve import WEIGHT_SETS, InputSet, Layout, Problem, Simplex, build_solver, solve
 
@@ -69,6 +70,7 @@ class BatchLevel:
             return region.project(first.reshape(1, -1) if first.dim() < 2 else first[:1])
 
         solver, options = self.plan.level.solver, self.plan.level.solver.options
+        assert isinstance(options, SolverOptions)  # the checker lets no attack on weights or classes through
         step = None if self.plan.step is None else frame.tensor(values[self.plan.step]).reshape(-1)[:1]
         problem = Problem(objective, region, start, frame.generator, name=self.name)
         found = solve(problem, build_solver(solver.name, options, step=step), options.steps, restarts=options.restarts, keep=options.keep)

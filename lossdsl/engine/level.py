@@ -13,10 +13,23 @@ from torch import Tensor
 
 from lossdsl.engine.closures import Closure, Frame, Values
 from lossdsl.engine.modes import constant_parameters
+from lossdsl.lang.specs import SearchOptions
 from lossdsl.lang.types import Kind
 from lossdsl.plan.ir import Instr, Solve
 from lossdsl.plan.top import CHOSEN
-from lossdsl.solve import SETS_TORCH, ExampleStreams, InputSet, Problem, Solution, build_solver, solve
+from lossdsl.solve import (
+    SETS_TORCH,
+    ExampleStreams,
+    InputSet,
+    Problem,
+    SearchRequest,
+    Solution,
+    build_search,
+    build_solver,
+    search,
+    solve,
+    solve_until_fooled,
+)
 
 
 class LevelRunner:
@@ -53,7 +66,7 @@ class LevelRunner:
             if self.plan.classes is not None and self.plan.axis is not None and self.plan.axis.domain.kind == "top":
                 left[self.name, CHOSEN] = frame.points[self.name, CHOSEN] = values[self.plan.classes]
             wide, wide_values, copies = self._widened(frame, values)
-            solution = self._solve(wide, wide_values, self.plan.level.solver.options.steps - waits)
+            solution = self._solve(wide, wide_values, self.plan.level.solver.options.updates - waits)
             if not waits:
                 self._keep(wide, wide_values, solution.point)
             if rated and solution.objective is None:
@@ -84,7 +97,7 @@ class LevelRunner:
         with constant_parameters(*frame.trained):
             with torch.no_grad():
                 self.before.run(frame, values)
-            return [self._solve(frame, values, self.plan.level.solver.options.steps).point for _ in range(self.plan.runs)]
+            return [self._solve(frame, values, self.plan.level.solver.options.updates).point for _ in range(self.plan.runs)]
 
     def _widened(self, frame: Frame, values: Values) -> tuple[Frame, Values, int | None]:
         """For a family: every example once per class, so that the level is one problem per example again."""
@@ -118,13 +131,19 @@ class LevelRunner:
         apart = isinstance(frame.generator, ExampleStreams)  # then a chunk may draw its own starts
         starts = [] if apart else [self._drawn(frame, values, region) for _ in range(options.restarts)]
         parts = []
-        for at in range(0, count, self.chunk):
-            rows = torch.arange(at, min(at + self.chunk, count), device=frame.x.device)
+        copies = self._copies(frame, values)
+        size = max(self.chunk // copies, 1) * copies  # the members of a family stay together
+        for at in range(0, count, size):
+            rows = torch.arange(at, min(at + size, count), device=frame.x.device)
             part, part_values = self._rows(frame, values, rows, count)
             own = self.region(part, part_values)
             start = partial(self._drawn, part, part_values, own) if apart else iter([s[rows] for s in starts]).__next__
             parts.append(self._solve_chunk(part, part_values, own, start, steps))
         return _joined(parts)
+
+    def _copies(self, frame: Frame, values: Values) -> int:
+        """How many rows belong to one example: the size of a family."""
+        return 1 if self.plan.classes is None else int(values[self.plan.classes].shape[1])
 
     def _rows(self, frame: Frame, values: Values, rows: Tensor, count: int) -> tuple[Frame, Values]:
         def cut(value: Any, kind: Kind) -> Any:
@@ -156,6 +175,8 @@ class LevelRunner:
                 return region.sample(frame.generator)
             if solver.start_kind == "corner":
                 return region.corner(frame.generator)
+            if solver.start_kind == "sphere":
+                return region.sphere(frame.generator)
             if solver.start_kind == "previous":
                 return region.project(region.center + self._last_offset(region.center))
             self.start.run(frame, values)
@@ -207,7 +228,7 @@ class LevelRunner:
             noise=noise if self.plan.noise.instrs else None,
             name=self.name,
             fooled=fooled if self.plan.facts else None,
-            restrict=restrict if self.plan.until is not None and self.plan.level.mode == "eval" else None,
+            restrict=restrict if (self.plan.until is not None or self.plan.stops) and self.plan.level.mode == "eval" else None,
         )
 
     def _solver(self, frame: Frame, values: Values, at: Tensor | None = None) -> Any:
@@ -215,17 +236,19 @@ class LevelRunner:
         return build_solver(self.plan.level.solver.name, self.plan.level.solver.options, step=step, at=at)
 
     def _solve_chunk(self, frame: Frame, values: Values, region: InputSet, start: Callable[[], Tensor], steps: int) -> Solution:
-        options = self.plan.level.solver.options
-        return solve(
-            self._problem(frame, values, region, start),
-            self._solver(frame, values, start() if self.plan.level.solver.name == "prox" else None),
-            steps,
-            restarts=1 if self.plan.through == "danskin" else options.restarts,
-            keep=options.keep,
-            captures=frozenset(self.plan.captures),
-            until=None if self.plan.until is None else values[self.plan.until],
-            differentiable=self.plan.through == "unrolling",
-        )
+        solver, options = self.plan.level.solver, self.plan.level.solver.options
+        problem, captures = self._problem(frame, values, region, start), frozenset(self.plan.captures)
+        restarts = 1 if self.plan.through == "danskin" else options.restarts
+        if isinstance(options, SearchOptions):
+            request = SearchRequest(restarts, captures, self.plan.stops, self._copies(frame, values))
+            return search(problem, build_search(solver.name, options, region), request)
+        built = self._solver(frame, values, start() if solver.name == "prox" else None)
+        until = None if self.plan.until is None else values[self.plan.until]
+        if self.plan.stops:
+            copies = self._copies(frame, values)
+            return solve_until_fooled(problem, built, steps, restarts=restarts, keep=options.keep, until=until, copies=copies)
+        through = self.plan.through == "unrolling"
+        return solve(problem, built, steps, restarts=restarts, keep=options.keep, captures=captures, until=until, differentiable=through)
 
 
 def _mapped(solution: Solution, change: Callable[[Tensor], Tensor]) -> Solution:

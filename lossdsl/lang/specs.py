@@ -33,6 +33,11 @@ class SolverOptions(Options):
     restarts: Count = 1
     keep: Literal["last", "best"] = "last"
 
+    @property
+    def updates(self) -> int:
+        """Of one restart."""
+        return self.steps
+
 
 class StepOptions(SolverOptions):
     step: NonNegative
@@ -81,15 +86,47 @@ class PowerOptions(SolverOptions):
     probe: Positive
 
 
+class SearchOptions(Options):
+    """What attacks take that say themselves which point is evaluated next. Of the points seen, an example keeps the best."""
+
+    restarts: Count = 1
+
+    @property
+    def updates(self) -> int:
+        """Of one restart, each with a forward pass; one more is spent on the start."""
+        raise NotImplementedError
+
+    @property
+    def keep(self) -> Literal["best"]:
+        return "best"
+
+
+class ApgdOptions(SearchOptions):
+    steps: Steps
+    rho: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    """Where fewer than this share of the updates since the last checkpoint raised the objective, the step is halved."""
+
+    @property
+    def updates(self) -> int:
+        return self.steps
+
+
 @dataclass(frozen=True)
 class SolverRow:
     """One lower-level solver: its options, what one update does, where it comes from."""
 
     name: str
-    options: type[SolverOptions]
+    options: type[SolverOptions | SearchOptions]
     update: str
     source: str
     needs_start: bool = True
+    sets: tuple[str, ...] = ()
+    """The sets it works on; empty: all."""
+
+    @property
+    def searches(self) -> bool:
+        """Does it say itself which point is evaluated next? In an attack it then stops at the first fooling point."""
+        return issubclass(self.options, SearchOptions)
 
 
 SOLVERS: dict[str, SolverRow] = {
@@ -134,6 +171,13 @@ SOLVERS: dict[str, SolverRow] = {
             PowerOptions,
             "power iteration on the Hessian at the centre by finite differences of length probe; the point is the radius along the result",
             "Miyato et al., TPAMI 2018, alg. 1 (VAT)",
+        ),
+        SolverRow(
+            "apgd",
+            ApgdOptions,
+            "steepest step and momentum, the step halved at checkpoints where the objective stalls; on l1 a sparse step of adapted sparsity",
+            "Croce & Hein, ICML 2020, alg. 1; on l1: Croce & Hein, ICML 2021, alg. 1",
+            sets=("linf", "l2", "l1"),
         ),
     )
 }

@@ -78,6 +78,8 @@ class Solve:
     """Drawn once per update."""
     facts: bool = False
     """The second result of `body` says whether the point is misclassified."""
+    stops: bool = False
+    """Of an attack: an example is done at its first success."""
     optimality: Code = Code()
     """For an implicit gradient: the objective once more, differentiable in the variable and in the parameters."""
     fused: bool = False
@@ -107,7 +109,7 @@ class Solve:
     @property
     def updates(self) -> int:
         """Those that make passes of their own."""
-        return self.level.solver.options.steps * self.runs - self.fused
+        return self.level.solver.options.updates * self.runs - self.fused
 
     @property
     def evaluations(self) -> int:

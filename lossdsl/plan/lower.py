@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lossdsl.check.typed import Typed, TypedFind, TypedLevel, TypedRecipe, TypedState, show
+from lossdsl.check.typed import Typed, TypedFind, TypedLevel, TypedRecipe, TypedState, show, walk
+from lossdsl.lang.specs import SOLVERS
 from lossdsl.lang.types import Kind
 from lossdsl.plan.expressions import Emitter
 from lossdsl.plan.ir import Code, Find, Plan, Solve, Upper
@@ -25,7 +26,7 @@ def lower_recipe(recipe: TypedRecipe) -> Plan:
     solves = tuple(
         _find(stage, counter, frozen, still)
         if isinstance(stage, TypedFind)
-        else _level(stage, counter, frozen, still, _captures(stage, recipe), _asked(stage, recipe))
+        else _level(stage, counter, frozen, still, _captures(stage, recipe), _asked(stage, recipe), _stops(stage, recipe))
         for stage in recipe.stages
         if stage.var not in still
     )
@@ -41,7 +42,13 @@ def _all(code: Emitter, wanted: list[tuple[Typed, str]]) -> Code:
 
 
 def _level(
-    level: TypedLevel, counter: list[int], frozen: frozenset[str], still: frozenset[str], captures: tuple[int, ...], asked: bool
+    level: TypedLevel,
+    counter: list[int],
+    frozen: frozenset[str],
+    still: frozenset[str],
+    captures: tuple[int, ...],
+    asked: bool,
+    stops: bool,
 ) -> Solve:
     solver, mode = level.solver, level.mode
     before = Emitter(counter, frozen=frozen, still=still)
@@ -54,13 +61,13 @@ def _level(
     until = None if solver.until is None else before.lower(solver.until, mode)
     wanted = tuple(v for v in (center, radius, classes, step, until) if v is not None)
     start = Emitter(counter, level, frozen=frozen, still=still)
-    drawn = solver.start_kind in ("uniform", "corner", "previous")
+    drawn = solver.start_kind not in ("expression", "raw")
     first = () if drawn else (start.lower(solver.start, mode),)
     noise = Emitter(counter, level, frozen=frozen, still=still)
     added = () if solver.noise is None else (noise.lower(solver.noise, mode),)
     body = Emitter(counter, level, frozen=frozen, still=still)
     results = [body.linear(level.objective, mode)]
-    facts = asked or until is not None
+    facts = asked or until is not None or stops
     if facts:
         results.append(_misclassified(body, level))
     return Solve(
@@ -76,6 +83,7 @@ def _level(
         until,
         Code(tuple(noise.instrs), added),
         facts,
+        stops,
         _optimality(level, counter, frozen, still),
     )
 
@@ -133,6 +141,14 @@ def _asked(level: TypedLevel, recipe: TypedRecipe) -> bool:
     """Does anything ask how many iterates were right?"""
     facts = (("survived", level.var), ("first_fooled", level.var))
     return any(e.op == "fact" and e.attrs in facts for e in _everything(recipe, level))
+
+
+def _stops(level: TypedLevel, recipe: TypedRecipe) -> bool:
+    """Is an example done at its first success? Not if runs are compared by their objective, and not where the model is not asked."""
+    if level.run is None or recipe.count == "best_loss":
+        return False
+    asks = any(e.op == "logits" and e.attrs[:1] in ((), ("f",)) and level.var in e.depends for e in walk(level.objective))
+    return asks and (SOLVERS[level.solver.name].searches or level.solver.options.restarts > 1)
 
 
 def _upper(recipe: TypedRecipe, counter: list[int], frozen: frozenset[str], still: frozenset[str]) -> Upper:

@@ -3,7 +3,8 @@
 Knows nothing of recipes.
 """
 
-from lossdsl.solve.base import Problem, Solution, Solver, solve, value_and_gradient
+from lossdsl.solve.apgd import Apgd
+from lossdsl.solve.base import Solution, Solver, solve
 from lossdsl.solve.draws import ExampleStreams, Randomness
 from lossdsl.solve.first_order import (
     SOLVERS_TORCH,
@@ -17,19 +18,27 @@ from lossdsl.solve.first_order import (
     build_solver,
     register_solver,
 )
+from lossdsl.solve.input_set import Domain, InputSet
 from lossdsl.solve.linear import solve_symmetric
 from lossdsl.solve.min_norm import min_norm_weights
+from lossdsl.solve.problem import Problem, value_and_gradient
+from lossdsl.solve.restarts import solve_until_fooled
 from lossdsl.solve.roots import bisection
-from lossdsl.solve.sets import L1, L2, SETS_TORCH, Domain, InputSet, Linf, register_set
+from lossdsl.solve.search import Request as SearchRequest
+from lossdsl.solve.search import Search, search
+from lossdsl.solve.searches import SEARCHES_TORCH, build_search
+from lossdsl.solve.sets import L1, L2, SETS_TORCH, Linf, register_set
 from lossdsl.solve.simplex import Simplex
 from lossdsl.solve.weights import WEIGHT_SETS, Layout, WeightSet
 
 __all__ = [
     "L1",
     "L2",
+    "SEARCHES_TORCH",
     "SETS_TORCH",
     "SOLVERS_TORCH",
     "WEIGHT_SETS",
+    "Apgd",
     "Ascent",
     "Domain",
     "ExampleStreams",
@@ -43,17 +52,22 @@ __all__ = [
     "Problem",
     "Prox",
     "Randomness",
+    "Search",
+    "SearchRequest",
     "Simplex",
     "Solution",
     "Solver",
     "TorchOptimizer",
     "WeightSet",
     "bisection",
+    "build_search",
     "build_solver",
     "min_norm_weights",
     "register_set",
     "register_solver",
+    "search",
     "solve",
     "solve_symmetric",
+    "solve_until_fooled",
     "value_and_gradient",
 ]

@@ -1,4 +1,4 @@
-"""What a lower level over inputs is (`Problem`), what a solver is (`Solver`: init and step), and the only loop.
+"""What a first-order solver is (`Solver`: init and step), and the loop that runs it.
 
 The examples of a batch are N problems solved side by side: no line here lets one of them see another.
 """
@@ -15,41 +15,12 @@ from torch import Tensor
 
 from lossdsl.diagnostics import UserError
 from lossdsl.solve.checks import Checks
-from lossdsl.solve.draws import Randomness
+from lossdsl.solve.problem import Problem, check_finite, checked_start, fooled_at, value_and_gradient, values_at, where_rows
 from lossdsl.solve.rows import largest
-from lossdsl.solve.sets import SETS_TORCH, InputSet
+from lossdsl.solve.sets import SETS_TORCH
 
 State = TypeVar("State")
 Observer = Callable[[int, Tensor], None]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """maximise objective(point) over point in set, one problem per example.
-
-    objective: [N, *shape] -> [N], differentiable in its argument; example i of the result depends on example i of the point only.
-    set: where the iterates live.
-    start: gives x'@0, [N, *shape]; called once per restart and used as it comes (its closure projects, unless the recipe says `raw`).
-    generator: the source of randomness for solvers that draw (lossdsl.solve.draws).
-    noise: drawn anew in each update and added to the step before the projection.
-    name: how errors call this level.
-    fooled: bool [N], is the point last given to `objective` misclassified? Asked right after that call, so that it costs no forward pass.
-    restrict: the same problem for some rows (LongTensor, increasing). Give it only where an example's numbers do not depend on which
-        others are computed with it and `objective` draws nothing. Of the result only objective, set and fooled are used.
-    """
-
-    objective: Callable[[Tensor], Tensor]
-    set: InputSet
-    start: Callable[[], Tensor]
-    generator: Randomness = None
-    noise: Callable[[], Tensor] | None = None
-    name: str = "lower level"
-    fooled: Callable[[], Tensor] | None = None
-    restrict: Callable[[Tensor], Problem] | None = None
-
-    def land(self, moved: Tensor) -> Tensor:
-        """The end of an update: adds the noise of the loop to the moved point, in place, and projects."""
-        return self.set.project(moved if self.noise is None else moved.add_(self.noise()))
 
 
 class Solver(Protocol[State]):
@@ -121,13 +92,13 @@ class _Run:
     def offer(self, point: Tensor, value: Tensor) -> Tensor:
         """Takes the point over where its objective is at least that of the one held; says where, [N]."""
         take = value >= self.value
-        self.point, self.value = _where(take, point, self.point), torch.where(take, value, self.value)
+        self.point, self.value = where_rows(take, point, self.point), torch.where(take, value, self.value)
         return take
 
     def replace_where_better(self, new: _Run) -> Tensor:
         """Becomes the new run for the examples whose point is at least as good there; says for which, [N]."""
         take = self.offer(new.point, new.value)
-        self.iterates = {k: _where(take, new.iterates[k], old) for k, old in self.iterates.items()}
+        self.iterates = {k: where_rows(take, new.iterates[k], old) for k, old in self.iterates.items()}
         if self.checks is not None and new.checks is not None:
             self.checks.replace(take, new.checks)
         return take
@@ -208,7 +179,7 @@ class _Loop:
 
     def run(self, which: str) -> _Run:
         """One restart. Finiteness is recorded at every update and tested once at the end, since a test makes an accelerator wait."""
-        point = _started(self.problem, self.differentiable)
+        point = checked_start(self.problem, self.differentiable)
         nothing = torch.full(point.shape[:1], -math.inf, dtype=point.dtype, device=point.device)
         run = _Run(point, nothing, nothing)
         if self.problem.fooled is not None:
@@ -225,7 +196,7 @@ class _Loop:
                     point = self._moved(part, point, moved, run.checks)
             self._visit(k + 1, point, run)
         self._finish(point, run)
-        _check_finite(self.problem, run.marks, which)
+        check_finite(self.problem, run.marks, which)
         return run
 
     def _evaluate(self, k: int, point: Tensor, part: _Part, state: Any, run: _Run) -> Tensor:
@@ -236,12 +207,12 @@ class _Loop:
         apart = judged and asked is not at and not torch.equal(asked, at)
         if apart:  # the gradient is wanted elsewhere: one more forward pass to judge the iterate itself
             with torch.no_grad():
-                value = _values(problem, at)
-            fooled = _fooled(problem, at) if run.checks is not None else None
+                value = values_at(problem, at)
+            fooled = fooled_at(problem, at) if run.checks is not None else None
             _, gradient = value_and_gradient(problem, asked, self.differentiable)
         else:
             value, gradient = value_and_gradient(problem, asked, self.differentiable)
-            fooled = _fooled(problem, at) if run.checks is not None else None
+            fooled = fooled_at(problem, at) if run.checks is not None else None
         run.latest = value = part.into(run.latest, value)
         size = largest(gradient.detach())
         run.marks += [("objective", k, value), ("size of the gradient", k, part.into(size.new_zeros(value.shape), size))]
@@ -262,13 +233,13 @@ class _Loop:
         if count == len(steps) or self.problem.restrict is None or not isinstance(self.solver, Stateless):
             return part, gradient, False
         rows = (~checks.left).nonzero()[:, 0]
-        problem = replace(self.problem.restrict(rows), noise=_noise_of(self.problem.noise, rows))
+        problem = replace(self.problem.restrict(rows), noise=noise_of_rows(self.problem.noise, rows))
         return _Part(problem, self.solver.restricted(rows), rows), gradient[steps], False
 
     def _moved(self, part: _Part, point: Tensor, moved: Tensor, checks: Checks | None) -> Tensor:
         if self.until is None or checks is None or part.rows is not None:
             return part.into(point, moved)
-        return _where(checks.left, point, moved)
+        return where_rows(checks.left, point, moved)
 
     def _visit(self, k: int, point: Tensor, run: _Run) -> None:
         if k in self.captures:
@@ -280,7 +251,7 @@ class _Loop:
         run.marks.append(("size of the point", self.steps, largest(point.detach())))
         if self.rate:
             with torch.no_grad():
-                value = _values(self.problem, point)
+                value = values_at(self.problem, point)
             run.marks.append(("objective", self.steps, value))
             if self.best:
                 run.offer(point, value)
@@ -289,59 +260,9 @@ class _Loop:
         run.point = point
 
 
-def _noise_of(noise: Callable[[], Tensor] | None, rows: Tensor) -> Callable[[], Tensor] | None:
+def noise_of_rows(noise: Callable[[], Tensor] | None, rows: Tensor) -> Callable[[], Tensor] | None:
     """Noise drawn for all examples, of which only these rows are used: the draws of the others do not depend on who has left."""
     return None if noise is None else lambda: noise().index_select(0, rows)
-
-
-def value_and_gradient(problem: Problem, point: Tensor, differentiable: bool = False) -> tuple[Tensor, Tensor]:
-    """The objective of every example, [N], a constant, and its gradient in the point, [N, *shape], with its graph if `differentiable`.
-
-    One forward pass and one backward pass to the point alone: gradients of model parameters are neither computed nor touched.
-    Raises UserError if the objective is not [N] or does not depend on the point.
-    """
-    leaf = point if differentiable and point.requires_grad else point.detach().requires_grad_()
-    gradient = None
-    with torch.enable_grad():
-        values = _values(problem, leaf)
-        if values.requires_grad:
-            gradient = torch.autograd.grad(values.sum(), leaf, create_graph=differentiable, allow_unused=True)[0]
-    if gradient is None:
-        fix = "maximise something with a gradient: comparisons and stop(...) have none"
-        raise UserError("the objective does not depend on the point, as far as gradients can see", where=problem.name, fix=fix)
-    return values.detach(), gradient
-
-
-def _values(problem: Problem, point: Tensor) -> Tensor:
-    values = problem.objective(point)
-    if values.shape != point.shape[:1]:
-        wrong = f"the objective has shape {tuple(values.shape)} for {point.shape[0]} examples"
-        raise UserError(wrong, where=problem.name, fix="return one number per example")
-    return values
-
-
-def _fooled(problem: Problem, point: Tensor) -> Tensor:
-    """Who was misclassified in the last call of the objective, bool [N]."""
-    assert problem.fooled is not None
-    fooled = problem.fooled()
-    if fooled.shape != point.shape[:1] or fooled.dtype != torch.bool:
-        wrong = f"fooled is {tuple(fooled.shape)} {fooled.dtype} for {point.shape[0]} examples"
-        raise UserError(wrong, where=problem.name, fix="return one bool per example")
-    return fooled
-
-
-def _started(problem: Problem, differentiable: bool) -> Tensor:
-    point, center = problem.start(), problem.set.center
-    point = point if differentiable else point.detach()
-    if point.shape != center.shape or point.dtype != center.dtype:
-        wrong = f"the start is {tuple(point.shape)} {point.dtype}, the center of the set {tuple(center.shape)} {center.dtype}"
-        raise UserError(wrong, where=problem.name, fix="start from a point of the same shape and precision")
-    return point
-
-
-def _where(take: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Per example the new or the old point."""
-    return torch.where(take.view(-1, *(1,) * (new.dim() - 1)), new, old)
 
 
 def _check_request(problem: Problem, steps: int, restarts: int, keep: str, captures: frozenset[int]) -> None:
@@ -368,18 +289,3 @@ def _check_modes(problem: Problem, solver: Solver[Any], until: float | Tensor | 
     if differentiable and not problem.set.unrolls:
         fix = "unrolling works on " + ", ".join(name for name, kind in SETS_TORCH.items() if kind.unrolls)
         raise UserError(f"projections on {type(problem.set).__name__} cannot be differentiated", where=problem.name, fix=fix)
-
-
-def _check_finite(problem: Problem, marks: list[tuple[str, int, Tensor]], which: str) -> None:
-    """Raises UserError with the first number that is not finite: its iterate and its example."""
-    finite = torch.stack([values.to(marks[-1][2].dtype) for _, _, values in marks]).isfinite()
-    if bool(finite.all()):
-        return
-    row = int((~finite).any(1).nonzero()[0])
-    example = int((~finite[row]).nonzero()[0])
-    what, k, values = marks[row]
-    raise UserError(
-        f"the {what} of example {example} is {float(values[example])} at iterate {k}{which}",
-        where=problem.name,
-        fix="look for a division by zero, a log or sqrt of 0, a step that is far too large, or weights that are not finite",
-    )

@@ -28,7 +28,8 @@ from lossdsl.lang.specs import (
     StepOptions,
 )
 from lossdsl.solve import draws
-from lossdsl.solve.base import Problem, Solver
+from lossdsl.solve.base import Solver
+from lossdsl.solve.problem import Problem
 from lossdsl.solve.rows import largest, mean_normalised, per_example, unit
 
 

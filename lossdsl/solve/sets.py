@@ -1,14 +1,9 @@
-"""Norm balls met with the input domain, one per example: where the lower levels over inputs live.
-
-A point has shape [N, *shape] (also [N] alone); every method works on each example by itself. Radii and points are in the units of the
-input, before the model's own normalisation. A point that comes out of a set is in its box exactly and in its ball up to rounding.
-"""
+"""Norm balls met with the input domain, one per example: where the lower levels over inputs live."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from abc import abstractmethod
 from typing import ClassVar, Literal
 
 import torch
@@ -19,100 +14,9 @@ from lossdsl.lang.specs import SETS, SetRow
 from lossdsl.solve import draws
 from lossdsl.solve.derivatives import Ball, tracked, with_derivative
 from lossdsl.solve.draws import Randomness
+from lossdsl.solve.input_set import Domain, InputSet
 from lossdsl.solve.rows import largest, per_example, rows, unit
 from lossdsl.solve.thresholds import l1_fill, l1_sizes, l2_sizes
-
-
-@dataclass(frozen=True)
-class Domain:
-    """The box the inputs live in. `lo` and `hi` are numbers or broadcast against [N, *shape]: per-channel ranges of images are [C, 1, 1].
-
-    Raises UserError if an end is NaN or the lower one is above the upper one.
-    """
-
-    lo: float | Tensor
-    hi: float | Tensor
-
-    def __post_init__(self) -> None:
-        if not bool(torch.all(torch.as_tensor(self.lo) <= torch.as_tensor(self.hi))):
-            raise UserError(f"the input domain runs from {self.lo} to {self.hi}", fix="write the smaller number first")
-
-
-class InputSet(ABC):
-    """The set {v : norm(v - center) <= radius, lo <= v <= hi}, one per example.
-
-    center: [N, *shape], inside the domain (the caller checks that; nothing else here depends on where it came from).
-    radius: a number, or a tensor broadcastable to [N].
-    domain: None means no box (`linf(0, eps)`, `input x in reals`).
-    differentiable: keep the graph of center and radius; otherwise they are constants here.
-    Raises UserError for a radius that is negative, infinite or NaN, and for a domain that does not broadcast.
-    """
-
-    unrolls: ClassVar[bool] = False
-    """Do derivatives pass through `project`, `steepest` and `linear_maximiser`? Asked by runs that are differentiated."""
-
-    def __init__(self, center: Tensor, radius: float | Tensor, domain: Domain | None = None, *, differentiable: bool = False) -> None:
-        self.center = center if differentiable else center.detach()
-        self.radius = _checked_radius(radius if differentiable or not isinstance(radius, Tensor) else radius.detach(), self.center)
-        self.lo, self.hi = _checked_domain(domain, self.center)
-
-    @property
-    def radii(self) -> Tensor:
-        """The radius of every example, [N], in the precision of the center."""
-        return torch.as_tensor(self.radius, dtype=self.center.dtype, device=self.center.device).expand(self.center.shape[0])
-
-    @abstractmethod
-    def norm(self, offset: Tensor) -> Tensor:
-        """The set's norm of [N, *shape], as [N]."""
-
-    @abstractmethod
-    def project(self, point: Tensor) -> Tensor:
-        """The nearest point of the set in the Euclidean norm. A point inside comes back unchanged."""
-
-    @abstractmethod
-    def steepest(self, gradient: Tensor, at: Tensor | None = None) -> Tensor:
-        """The direction of norm 1 with the largest inner product with the gradient, 0 for a zero gradient; a fresh tensor.
-
-        `at` is the point the step leaves from; only l1 uses it.
-        """
-
-    @abstractmethod
-    def linear_maximiser(self, gradient: Tensor, at: Tensor) -> Tensor:
-        """The v that maximises <gradient, v> on the set. Where the gradient is zero it keeps the coordinates of `at`, a set member."""
-
-    @abstractmethod
-    def sample(self, generator: Randomness = None) -> Tensor:
-        """A random point of the set."""
-
-    @abstractmethod
-    def corner(self, generator: Randomness = None) -> Tensor:
-        """A random extreme point of the ball, projected on the set."""
-
-    @abstractmethod
-    def interior(self, point: Tensor) -> Tensor:
-        """bool [N, *shape]: the coordinates that no constraint of the set holds at `point`."""
-
-    def distance(self, point: Tensor) -> Tensor:
-        """norm(point - center) of every example, [N], without the box."""
-        return self.norm(point.double() - self.center.double()).to(self.center.dtype)
-
-    def contains(self, point: Tensor, tolerance: float = 1e-6) -> Tensor:
-        """bool [N]: in the box exactly, and in the ball up to tolerance * (radius + norm(center)), the sizes that rounding scales with."""
-        slack = tolerance * (self.radii + self.norm(self.center))
-        inside: Tensor = self.distance(point) <= self.radii + slack
-        if self.lo is not None and self.hi is not None:
-            inside = inside & rows((point >= self.lo) & (point <= self.hi)).all(1)
-        return inside
-
-    def clip(self, point: Tensor) -> Tensor:
-        """The point clipped to the box of the domain alone."""
-        return point if self.lo is None else torch.clamp(point, self.lo, self.hi)
-
-    def _uniform(self, generator: Randomness) -> Tensor:
-        return draws.uniform(self.center, generator)
-
-    def _signs(self, generator: Randomness) -> Tensor:
-        return draws.signs(self.center, generator)
 
 
 class Linf(InputSet):
@@ -148,6 +52,11 @@ class Linf(InputSet):
     def corner(self, generator: Randomness = None) -> Tensor:
         """clip(center + radius * s), s of random signs."""
         return torch.where(self._signs(generator) > 0, self.upper, self.lower)
+
+    def direction(self, generator: Randomness = None) -> Tensor:
+        """u / max |u|, u uniform on [-1, 1]^d."""
+        drawn = self._uniform(generator).mul_(2).sub_(1)
+        return drawn / per_example(largest(drawn).clamp_min_(torch.finfo(drawn.dtype).tiny), drawn)
 
     def interior(self, point: Tensor) -> Tensor:
         """Strictly between the bounds, coordinate by coordinate."""
@@ -251,9 +160,19 @@ class L2(_Radial):
         """gradient / |gradient|_2."""
         return unit(gradient)
 
+    def direction(self, generator: Randomness = None) -> Tensor:
+        """Uniform on the unit sphere: a Gaussian vector divided by its length."""
+        return unit(self._normal(generator))
+
+    def retract(self, point: Tensor) -> Tensor:
+        """Drawn to the ball along the ray from the center, then clipped: feasible, but not the nearest point."""
+        offset = point - self.center
+        length = per_example(torch.minimum(self.norm(offset), self.radii), offset)
+        return self.clip(self.center + unit(offset) * length)
+
     def sample(self, generator: Randomness = None) -> Tensor:
         """Uniform on the ball (a Gaussian direction, radius times u^(1/d)), then projected: the faces of a box get extra mass."""
-        direction = unit(draws.normal(self.center, generator))
+        direction = self.direction(generator)
         share = draws.uniform(self.radii, generator)
         length = self.radii * share.pow_(1 / max(1, self._origin.shape[1]))
         return self.project(self.center + per_example(length, self.center) * direction)
@@ -301,6 +220,15 @@ class L1(_Radial):
         sign = torch.where(score.gather(1, index) > 0, rows(gradient).gather(1, index).sign(), 0.0)
         return torch.zeros_like(score).scatter_(1, index, sign).view_as(gradient)
 
+    def direction(self, generator: Randomness = None) -> Tensor:
+        """A Gaussian vector divided by its l1 norm."""
+        drawn = self._normal(generator)
+        return drawn / per_example(self.norm(drawn), drawn)
+
+    def sphere(self, generator: Randomness = None) -> Tensor:
+        """center + a Gaussian vector, projected: for more than a few coordinates on the border (Croce and Hein, ICML 2021, sec. 3)."""
+        return self.project(self.center + self._normal(generator))
+
     def sample(self, generator: Randomness = None) -> Tensor:
         """Uniform on the ball (d of d + 1 exponentials divided by their sum, random signs), then projected: box faces get extra mass."""
         drawn = draws.exponential(self.center.new_empty(self._origin.shape[0], self._origin.shape[1] + 1), generator)
@@ -344,33 +272,3 @@ def register_set(name: str, cls: type[InputSet], row: SetRow | None = None) -> N
     if row is not None:
         SETS[name] = row
     SETS_TORCH[name] = cls
-
-
-def _checked_radius(radius: float | Tensor, center: Tensor) -> float | Tensor:
-    """A float, or a tensor [N] in the precision of the center."""
-    if not isinstance(radius, Tensor):
-        if not 0 <= radius < math.inf:
-            raise UserError(f"the radius of a set is {radius}", fix="a radius is a finite number, at least 0")
-        return float(radius)
-    radius = radius.to(center)
-    if radius.dim() > 1 or (radius.dim() == 1 and radius.shape[0] not in (1, center.shape[0])):
-        raise UserError(f"radii of shape {tuple(radius.shape)} for {center.shape[0]} examples", fix="give one number, or one per example")
-    radius = radius.expand(center.shape[0])
-    wrong = ~((radius >= 0) & radius.isfinite())
-    if bool(wrong.any()):
-        first = int(wrong.nonzero()[0])
-        raise UserError(f"the radius of example {first} is {float(radius[first])}", fix="a radius is a finite number, at least 0")
-    return radius
-
-
-def _checked_domain(domain: Domain | None, center: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Both ends in the precision of the center, broadcastable to its shape."""
-    if domain is None:
-        return None, None
-    lo, hi = (torch.as_tensor(end, dtype=center.dtype, device=center.device) for end in (domain.lo, domain.hi))
-    try:
-        lo.expand_as(center), hi.expand_as(center)
-    except RuntimeError as error:
-        problem = f"a domain of shapes {tuple(lo.shape)} and {tuple(hi.shape)} does not fit inputs of shape {tuple(center.shape[1:])}"
-        raise UserError(problem, fix="give one range, or one per channel as [C, 1, 1]") from error
-    return lo, hi

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lossdsl.solve import draws
 from lossdsl.solve.draws import Randomness
+from lossdsl.solve.input_set import InputSet
 from lossdsl.solve.rows import unit
-from lossdsl.solve.sets import InputSet
 
 
 class Simplex(InputSet):

@@ -21,8 +21,8 @@ from torch import Tensor
 from lossdsl.diagnostics import UserError, did_you_mean
 from lossdsl.solve import draws
 from lossdsl.solve.draws import Randomness
+from lossdsl.solve.input_set import InputSet
 from lossdsl.solve.rows import largest, unit
-from lossdsl.solve.sets import InputSet
 
 ONLY = ("all", "matrices")
 

@@ -1,0 +1,76 @@
+"""The restarts of a first-order attack, where any success counts: an example that is broken skips those that follow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lossdsl.diagnostics import UserError
+from lossdsl.solve.base import Solution, Solver, Stateless, noise_of_rows, solve
+from lossdsl.solve.problem import Problem, fooled_at, values_at, where_rows
+
+
+def solve_until_fooled(
+    problem: Problem,
+    solver: Solver[Any],
+    steps: int,
+    *,
+    restarts: int,
+    keep: Literal["last", "best"] = "last",
+    until: float | Tensor | None = None,
+    copies: int = 1,
+) -> Solution:
+    """As `solve`, but an example keeps the first restart whose point fools the model; only without one the largest objective decides.
+
+    copies: consecutive rows that belong to one example, of which one success is enough.
+
+    The point of each restart is evaluated once more (forward only). Where the problem can be restricted and the solver keeps no state,
+    broken examples are left out of later restarts; their draws are made all the same, so that the numbers of the others are as before.
+    Raises UserError as `solve` does, and without `problem.fooled`.
+    """
+    if problem.fooled is None:
+        raise UserError("any success counts, and nothing says who is fooled", where=problem.name, fix="give the problem `fooled`")
+    best, fooled = _rated(problem, solve(problem, solver, steps, keep=keep, until=until))
+    for index in range(1, restarts):
+        rows = (~fooled.view(-1, copies).any(1).repeat_interleave(copies)).nonzero()[:, 0]
+        if len(rows) == 0:
+            break
+        apart = problem.restrict is not None and isinstance(solver, Stateless)
+        part = _rows_of(problem, rows) if apart else problem
+        limit = until[rows] if apart and isinstance(until, Tensor) and until.dim() == 1 else until
+        moves = solver.restricted(rows) if apart and isinstance(solver, Stateless) else solver
+        new, now = _rated(part, solve(part, moves, steps, keep=keep, until=limit))
+        if not apart:
+            new, now = replace(new, point=new.point[rows], objective=_objective(new)[rows]), now[rows]
+        best, fooled = _merged(best, fooled, new, now, rows, index)
+    return best
+
+
+def _rows_of(problem: Problem, rows: Tensor) -> Problem:
+    """A problem of its own for these rows; start and noise are drawn for all."""
+    assert problem.restrict is not None
+    return replace(problem.restrict(rows), start=lambda: problem.start()[rows], noise=noise_of_rows(problem.noise, rows))
+
+
+def _rated(problem: Problem, solution: Solution) -> tuple[Solution, Tensor]:
+    """The solution with its objective, and who is fooled there."""
+    with torch.no_grad():
+        value = values_at(problem, solution.point)
+    return replace(solution, objective=value), fooled_at(problem, solution.point)
+
+
+def _objective(solution: Solution) -> Tensor:
+    assert solution.objective is not None
+    return solution.objective
+
+
+def _merged(best: Solution, fooled: Tensor, new: Solution, now: Tensor, rows: Tensor, index: int) -> tuple[Solution, Tensor]:
+    """The better restart of these rows, none of which is broken in `best`; ties of the objective to the later."""
+    take = now | (_objective(new) >= _objective(best)[rows])
+    point = best.point.index_copy(0, rows, where_rows(take, new.point, best.point[rows]))
+    value = _objective(best).index_copy(0, rows, torch.where(take, _objective(new), _objective(best)[rows]))
+    which = best.run.index_put((rows[take],), torch.full_like(rows[take], index))
+    return replace(best, point=point, objective=value, run=which), fooled.index_put((rows,), now)

@@ -1,0 +1,207 @@
+"""Attacks that say themselves which point is evaluated next (`Search`: begin, ask, tell), and the loop that runs them.
+
+In an attack an example is done at its first fooling point: it leaves the batch at once, takes no part in later restarts, and takes the
+other members of its family with it. The numbers of the examples that stay are the same, and so are the draws made for them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from lossdsl.diagnostics import UserError
+from lossdsl.solve.base import Solution
+from lossdsl.solve.problem import Problem, check_finite, checked_start, fooled_at, value_and_gradient, values_at, where_rows
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was found at the points asked for. value: [n], the objective; gradient: [n, *shape], or None where none was wanted;
+    fooled: bool [n], or None where the problem does not say."""
+
+    value: Tensor
+    gradient: Tensor | None
+    fooled: Tensor | None
+
+
+class Search(Protocol[State]):
+    """An attack. Frozen; what changes during a run is the state: a dataclass with the examples in the first dimension of every tensor."""
+
+    @property
+    def updates(self) -> int:
+        """Of one restart: points asked for after the start."""
+
+    @property
+    def confined(self) -> bool:
+        """Do its points never leave the set? Otherwise a fooling point counts only inside the ball."""
+
+    def begin(self, problem: Problem, start: Tensor) -> State:
+        """The state that asks for the start first."""
+
+    def ask(self, state: State) -> Tensor:
+        """The point to evaluate, [n, *shape]. Neither the caller nor `tell` writes to it."""
+
+    def wants_gradient(self, state: State) -> bool:
+        """Is the gradient at the point asked for needed?"""
+
+    def tell(self, problem: Problem, state: State, seen: Seen) -> State:
+        """The state after an evaluation of the point asked for; it asks for the next one. `problem` is that of the examples left."""
+
+    def best(self, state: State) -> tuple[Tensor, Tensor]:
+        """The point to return so far and its objective: [n, *shape], in the set, and [n]."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Of a request. restarts: runs, of which each example keeps the one with the larger objective, ties to the later.
+
+    captures: the k of the points x'@k to hand over (x'@0 is the start, x'@k the point asked for after update k).
+    stop: an example is done at its first fooling point, which is its solution whatever its objective.
+    copies: consecutive rows that belong to one example: a success of one ends the others too.
+    """
+
+    restarts: int = 1
+    captures: frozenset[int] = frozenset()
+    stop: bool = False
+    copies: int = 1
+
+
+def search(problem: Problem, solver: Search[Any], request: Request | None = None) -> Solution:
+    """Runs an attack: updates + 1 forward passes per restart, and backward passes to the points where it wants the gradient.
+
+    Raises UserError as `solve` does, for an objective that is not finite or not one number per example, and for `stop` without
+    `problem.fooled` and `problem.restrict`.
+    """
+    request = request or Request()
+    if request.stop and (problem.fooled is None or problem.restrict is None):
+        fix = "give the problem `fooled` and `restrict`"
+        raise UserError("stopping at success needs to know who is fooled and to go on without them", where=problem.name, fix=fix)
+    hunt = _Hunt(problem, solver, request)
+    for index in range(request.restarts):
+        hunt.run(index)
+    return Solution(hunt.point, hunt.iterates, hunt.value, hunt.which)
+
+
+@dataclass
+class _Part:
+    """The examples still in a run: their rows among all (None: all), their problem and state."""
+
+    problem: Problem
+    rows: Tensor
+    state: Any
+
+
+class _Hunt:
+    """One request: what every example has found so far."""
+
+    def __init__(self, problem: Problem, solver: Search[Any], request: Request) -> None:
+        self.problem, self.solver, self.request = problem, solver, request
+        center = problem.set.center
+        count = center.shape[0]
+        self.point = center
+        self.value = torch.full((count,), -math.inf, dtype=center.dtype, device=center.device)
+        self.which = torch.zeros(count, dtype=torch.long, device=center.device)
+        self.done = torch.zeros(count, dtype=torch.bool, device=center.device)
+        self.iterates: dict[int, Tensor] = {}
+
+    def run(self, index: int) -> None:
+        """One restart, of the examples that are not done."""
+        start = checked_start(self.problem, differentiable=False)
+        rows = (~self.done).nonzero()[:, 0]
+        if len(rows) == 0:
+            return
+        problem, start = (self.problem, start) if len(rows) == len(self.done) else (_restricted(self.problem, rows), start[rows])
+        part = _Part(problem, rows, self.solver.begin(problem, start))
+        visited: dict[int, Tensor] = {}
+        for k in range(self.solver.updates + 1):
+            asked = self.solver.ask(part.state)
+            if k in self.request.captures:
+                visited[k] = asked
+            seen = self._look(part, asked, k, index)
+            if self.request.stop:
+                found = self._stopped(part, asked, seen, index)
+                if found is None:
+                    return
+                part, seen = found
+            with torch.no_grad():
+                part.state = self.solver.tell(part.problem, part.state, seen)
+        self._offer(part, index, visited)
+
+    def _look(self, part: _Part, asked: Tensor, k: int, index: int) -> Seen:
+        """One evaluation of the objective, with its gradient if an update follows."""
+        gradient = None
+        if self.solver.wants_gradient(part.state):
+            value, gradient = value_and_gradient(part.problem, asked)
+        else:
+            with torch.no_grad():
+                value = values_at(part.problem, asked)
+        fooled = fooled_at(part.problem, asked) if part.problem.fooled is not None else None
+        which = f" of restart {index + 1}" if index else ""
+        marks = [("objective", k, value)]
+        if gradient is not None:
+            marks.append(("size of the gradient", k, gradient.flatten(1).abs().amax(1) if gradient.dim() > 1 else gradient))
+        check_finite(self.problem, [(what, k, _among(v, part.rows, len(self.done))) for what, k, v in marks], which)
+        return Seen(value, gradient, fooled)
+
+    def _stopped(self, part: _Part, asked: Tensor, seen: Seen, index: int) -> tuple[_Part, Seen] | None:
+        """Those who go on after their successes have been noted; None if there are none."""
+        assert seen.fooled is not None
+        region = part.problem.set
+        hit = seen.fooled if self.solver.confined else seen.fooled & (region.distance(asked) <= region.radii)
+        if not bool(hit.any()):
+            return part, seen
+        self._note(part.rows[hit], asked[hit], seen.value[hit], index)
+        over = torch.zeros_like(self.done)
+        over[part.rows] = hit
+        over = over.view(-1, self.request.copies).any(1).repeat_interleave(self.request.copies)
+        self.done |= over
+        leaves = over[part.rows]
+        losers = leaves & ~hit
+        if bool(losers.any()):
+            point, value = self.solver.best(part.state)
+            self._note(part.rows[losers], point[losers], value[losers], index)
+        stay = (~leaves).nonzero()[:, 0]
+        if len(stay) == 0:
+            return None
+        rows = part.rows[stay]
+        return _Part(_restricted(self.problem, rows), rows, taken(part.state, stay)), taken(seen, stay)
+
+    def _note(self, rows: Tensor, point: Tensor, value: Tensor, index: int) -> None:
+        self.point = self.point.index_copy(0, rows, point)
+        self.value = self.value.index_copy(0, rows, value)
+        self.which = self.which.index_fill(0, rows, index)
+
+    def _offer(self, part: _Part, index: int, visited: dict[int, Tensor]) -> None:
+        """The end of a run: each example keeps it if its best point is at least as good as what it has."""
+        point, value = self.solver.best(part.state)
+        better = value >= self.value[part.rows]
+        self._note(part.rows[better], point[better], value[better], index)
+        if not self.iterates:
+            self.iterates = visited
+        else:
+            self.iterates = {k: where_rows(better, visited[k], old) for k, old in self.iterates.items()}
+
+
+def _restricted(problem: Problem, rows: Tensor) -> Problem:
+    assert problem.restrict is not None
+    return problem.restrict(rows)
+
+
+def _among(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """These rows of [count], 0 elsewhere."""
+    return values if len(values) == count else values.new_zeros(count).index_copy(0, rows, values)
+
+
+T = TypeVar("T")
+
+
+def taken(state: T, rows: Tensor) -> T:
+    """A dataclass with the given rows of all its tensors."""
+    new = {f.name: v.index_select(0, rows) for f in fields(state) if isinstance(v := getattr(state, f.name), Tensor)}  # type: ignore[arg-type]
+    return replace(state, **new)  # type: ignore[type-var]
