@@ -206,10 +206,15 @@ class LevelRunner:
 
     def _problem(self, frame: Frame, values: Values, region: InputSet, start: Callable[[], Tensor]) -> Problem:
         count = frame.x.shape[0]
+        apart = isinstance(frame.generator, ExampleStreams)  # then these rows may draw their own starts
 
         def restrict(rows: Tensor) -> Problem:
             part, part_values = self._rows(frame, values, rows, count)
-            return self._problem(part, part_values, self.region(part, part_values), lambda: start()[rows])
+            own = self.region(part, part_values)
+            if apart:
+                return self._problem(part, part_values, own, partial(self._drawn, part, part_values, own))
+            mine = self._problem(part, part_values, own, lambda: start()[rows])
+            return mine if mine.noise is None else replace(mine, noise=lambda: noise()[rows])
 
         def noise() -> Tensor:
             self.noise.run(frame, values)

@@ -233,7 +233,7 @@ class _Loop:
         if count == len(steps) or self.problem.restrict is None or not isinstance(self.solver, Stateless):
             return part, gradient, False
         rows = (~checks.left).nonzero()[:, 0]
-        problem = replace(self.problem.restrict(rows), noise=noise_of_rows(self.problem.noise, rows))
+        problem = replace(self.problem.restrict(rows), noise=_noise_of(self.problem.noise, rows))
         return _Part(problem, self.solver.restricted(rows), rows), gradient[steps], False
 
     def _moved(self, part: _Part, point: Tensor, moved: Tensor, checks: Checks | None) -> Tensor:
@@ -260,7 +260,7 @@ class _Loop:
         run.point = point
 
 
-def noise_of_rows(noise: Callable[[], Tensor] | None, rows: Tensor) -> Callable[[], Tensor] | None:
+def _noise_of(noise: Callable[[], Tensor] | None, rows: Tensor) -> Callable[[], Tensor] | None:
     """Noise drawn for all examples, of which only these rows are used: the draws of the others do not depend on who has left."""
     return None if noise is None else lambda: noise().index_select(0, rows)
 

@@ -28,7 +28,7 @@ class Problem:
     name: how errors call this level.
     fooled: bool [N], is the point last given to `objective` misclassified? Asked right after that call, so that it costs no forward pass.
     restrict: the same problem for some rows (LongTensor, increasing). Give it only where an example's numbers do not depend on which
-        others are computed with it and `objective` draws nothing. Of the result only objective, set and fooled are used.
+        others are computed with it and `objective` draws nothing. Its start and noise are those of these rows.
     """
 
     objective: Callable[[Tensor], Tensor]

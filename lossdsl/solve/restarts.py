@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Literal
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from lossdsl.diagnostics import UserError
-from lossdsl.solve.base import Solution, Solver, Stateless, noise_of_rows, solve
+from lossdsl.solve.base import Solution, Solver, solve
 from lossdsl.solve.problem import Problem, fooled_at, values_at, where_rows
 
 
@@ -27,8 +27,8 @@ def solve_until_fooled(
 
     copies: consecutive rows that belong to one example, of which one success is enough.
 
-    The point of each restart is evaluated once more (forward only). Where the problem can be restricted and the solver keeps no state,
-    broken examples are left out of later restarts; their draws are made all the same, so that the numbers of the others are as before.
+    The point of each restart is evaluated once more (forward only). Where the problem can be restricted, broken examples are left out of
+    later restarts; the numbers of the others are the same.
     Raises UserError as `solve` does, and without `problem.fooled`.
     """
     if problem.fooled is None:
@@ -38,21 +38,26 @@ def solve_until_fooled(
         rows = (~fooled.view(-1, copies).any(1).repeat_interleave(copies)).nonzero()[:, 0]
         if len(rows) == 0:
             break
-        apart = problem.restrict is not None and isinstance(solver, Stateless)
-        part = _rows_of(problem, rows) if apart else problem
-        limit = until[rows] if apart and isinstance(until, Tensor) and until.dim() == 1 else until
-        moves = solver.restricted(rows) if apart and isinstance(solver, Stateless) else solver
-        new, now = _rated(part, solve(part, moves, steps, keep=keep, until=limit))
-        if not apart:
+        moves = _for_rows(solver, rows, len(fooled))
+        if problem.restrict is None or moves is None:
+            new, now = _rated(problem, solve(problem, solver, steps, keep=keep, until=until))
             new, now = replace(new, point=new.point[rows], objective=_objective(new)[rows]), now[rows]
+        else:
+            part = problem.restrict(rows)
+            limit = until[rows] if isinstance(until, Tensor) and until.dim() == 1 else until
+            new, now = _rated(part, solve(part, moves, steps, keep=keep, until=limit))
         best, fooled = _merged(best, fooled, new, now, rows, index)
     return best
 
 
-def _rows_of(problem: Problem, rows: Tensor) -> Problem:
-    """A problem of its own for these rows; start and noise are drawn for all."""
-    assert problem.restrict is not None
-    return replace(problem.restrict(rows), start=lambda: problem.start()[rows], noise=noise_of_rows(problem.noise, rows))
+def _for_rows(solver: Solver[Any], rows: Tensor, count: int) -> Solver[Any] | None:
+    """The solver for a new run of these rows of `count`; None for one that is no record of options."""
+    record: Any = solver
+    if not is_dataclass(record):
+        return None
+    own = {f.name: getattr(record, f.name) for f in fields(record)}
+    cut = {name: v[rows] for name, v in own.items() if isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == count}
+    return cast(Solver[Any], replace(record, **cut))
 
 
 def _rated(problem: Problem, solution: Solution) -> tuple[Solution, Tensor]:

@@ -112,12 +112,11 @@ class _Hunt:
 
     def run(self, index: int) -> None:
         """One restart, of the examples that are not done."""
-        start = checked_start(self.problem, differentiable=False)
         rows = (~self.done).nonzero()[:, 0]
         if len(rows) == 0:
             return
-        problem, start = (self.problem, start) if len(rows) == len(self.done) else (_restricted(self.problem, rows), start[rows])
-        part = _Part(problem, rows, self.solver.begin(problem, start))
+        problem = self.problem if len(rows) == len(self.done) else _restricted(self.problem, rows)
+        part = _Part(problem, rows, self.solver.begin(problem, checked_start(problem, differentiable=False)))
         visited: dict[int, Tensor] = {}
         for k in range(self.solver.updates + 1):
             asked = self.solver.ask(part.state)
