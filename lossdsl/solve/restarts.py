@@ -53,7 +53,7 @@ def solve_until_fooled(
 def _for_rows(solver: Solver[Any], rows: Tensor, count: int) -> Solver[Any] | None:
     """The solver for a new run of these rows of `count`; None for one that is no record of options."""
     record: Any = solver
-    if not is_dataclass(record):
+    if not is_dataclass(record) or isinstance(record, type):
         return None
     own = {f.name: getattr(record, f.name) for f in fields(record)}
     cut = {name: v[rows] for name, v in own.items() if isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == count}
