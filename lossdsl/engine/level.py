@@ -238,7 +238,9 @@ class LevelRunner:
 
     def _solver(self, frame: Frame, values: Values, at: Tensor | None = None) -> Any:
         step = None if self.plan.step is None else torch.as_tensor(values[self.plan.step], dtype=frame.x.dtype, device=frame.x.device)
-        return build_solver(self.plan.level.solver.name, self.plan.level.solver.options, step=step, at=at)
+        solver, options = self.plan.level.solver.name, self.plan.level.solver.options
+        assert not isinstance(options, SearchOptions)
+        return build_solver(solver, options, step=step, at=at)
 
     def _solve_chunk(self, frame: Frame, values: Values, region: InputSet, start: Callable[[], Tensor], steps: int) -> Solution:
         solver, options = self.plan.level.solver, self.plan.level.solver.options

@@ -32,13 +32,13 @@ def _simple(s: Solve) -> bool:
     options, kind = s.level.solver.options, s.level.solver.start_kind
     asks = s.until is not None or s.facts or s.noise.instrs or s.axis is not None
     kept = kind == "previous" and options.keep == "last" and options.restarts == 1
-    return kept and not asks and s.mode == "untracked" and s.level.solver.name in SCALE_FREE and options.steps > 0
+    return kept and not asks and s.mode == "untracked" and s.level.solver.name in SCALE_FREE and options.updates > 0
 
 
 def _met(s: Solve, plan: Plan, known: Mapping[int, Instr]) -> bool:
     """One term is the objective at the last iterate but one, no other term depends on that, and nothing on the solution."""
     assert plan.upper is not None
-    last = s.level.solver.options.steps - 1
+    last = s.level.solver.options.updates - 1
     elsewhere = [code for code in codes(plan) if code is not s.body]
     if any(i.op == "point" and i.attrs == (s.var,) for code in elsewhere for i in code):
         return False
