@@ -55,14 +55,7 @@ def _solve_lines(s: Solve, names: dict[int, str]) -> list[str]:
     shown = solver.options.model_dump(exclude={"steps", "restarts"})
     options = ", ".join(f"{k} = {v if isinstance(v, str) else number_text(v)}" for k, v in shown.items())
     lines += [f"  {solver.options.updates} updates by {solver.name}({options})", *_lines(s.body, names, 4)]
-    if s.noise.instrs:
-        lines += ["    added to every step", *_lines(s.noise, names, 4)]
-    if s.step is not None:
-        lines.append(f"    step {names[s.step]}, per example")
-    if s.until is not None:
-        lines.append(f"    an example leaves when fooled, after {names[s.until]} further updates")
-    if s.stops:
-        lines.append("    an example is done at its first success")
+    lines += _loop_lines(s, names)
     backward = "full backward" if level.set.over == "weights" else "input-backward"
     lines.append(f"    {backward} of {names[s.body.results[0]]}, {level.sense}")
     if s.fused:
@@ -75,6 +68,18 @@ def _solve_lines(s: Solve, names: dict[int, str]) -> list[str]:
         lines += ["    optimality conditions", *_lines(s.optimality, names, 4)]
     if s.captures:
         lines.append("  keep the iterates " + ", ".join(map(str, s.captures)))
+    return lines
+
+
+def _loop_lines(s: Solve, names: dict[int, str]) -> list[str]:
+    """What shapes the loop of updates."""
+    lines = ["    added to every step", *_lines(s.noise, names, 4)] if s.noise.instrs else []
+    if s.step is not None:
+        lines.append(f"    step {names[s.step]}, per example")
+    if s.until is not None:
+        lines.append(f"    an example leaves when fooled, after {names[s.until]} further updates")
+    if s.stops:
+        lines.append("    an example is done at its first success")
     return lines
 
 
