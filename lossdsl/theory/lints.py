@@ -146,7 +146,7 @@ def implicit(facts: Facts) -> Iterator[Finding]:
 
 def _locally_constant(level: TypedLevel) -> bool:
     """One sign step: its result has zero derivative wherever no coordinate of the gradient is zero."""
-    one = level.solver.name in ("linear", "pgd") and level.solver.options.steps * level.solver.options.restarts <= 1
+    one = level.solver.name in ("linear", "pgd") and level.solver.options.updates * level.solver.options.restarts <= 1
     return one and level.set.name == "linf"
 
 
@@ -168,7 +168,7 @@ def maximisers(facts: Facts) -> Iterator[Finding]:
         solver = level.solver
         if facts.objective is None or level.through is not None or facts.effect(level) != 1 or solver.until is not None:
             continue
-        if solver.options.steps < 2 or not (_random(level) or solver.options.restarts > 1) or facts.surrogate(level) is None:
+        if solver.options.updates < 2 or not (_random(level) or solver.options.restarts > 1) or facts.surrogate(level) is None:
             continue
         message = f"other starts of {level.var} can end at other maximisers, and the gradient at one of them can be an ascent direction"
         help = "through danskin(starts = 10) takes the min-norm convex combination of the gradients at several of them"
@@ -199,7 +199,7 @@ FIXED_START, RANDOM_START = 0.03, 8.5 / 255
 def one_step(facts: Facts) -> Iterator[Finding]:
     """T05."""
     for level in facts.attacks:
-        if facts.objective is None or level.through is not None or level.set.name != "linf" or level.solver.options.steps != 1:
+        if facts.objective is None or level.through is not None or level.set.name != "linf" or level.solver.options.updates != 1:
             continue
         if level.solver.start_kind == "previous" or level.sense != "maximize" or facts.surrogate(level) is None:
             continue
