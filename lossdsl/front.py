@@ -230,7 +230,7 @@ def check_declaration(
         game = check_game(report, overrides, shared, node)
         return Checked(node, None if report.failed else game, report.diagnostics)
     if node.kind == "law":
-        law = check_law(report, shared, node, load=declared)
+        law = check_law(report, shared, node, {}, declared)
         return Checked(node, None if report.failed else law, report.diagnostics)
     checker = Checker(report, overrides, epoch)
     typed = checker.check(shared, node)

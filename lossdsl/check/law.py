@@ -11,7 +11,7 @@ from lossdsl.check.law_recipes import Load
 from lossdsl.check.law_typed import Choice, Quantity, Relation, Statement, TypedLaw
 from lossdsl.check.params import Params
 from lossdsl.check.recipe import Checker
-from lossdsl.check.scope import BUILT_IN, Report, functions, is_error
+from lossdsl.check.scope import BUILT_IN, Later, Report, functions, is_error
 from lossdsl.check.structure import introduced
 from lossdsl.check.typed import Typed
 from lossdsl.diagnostics import Related
@@ -31,7 +31,7 @@ class LawChecker(Checker):
 
     inference: LawInference
 
-    def __init__(self, report: Report, choices: Mapping[str, Choice], load: Load | None = None) -> None:
+    def __init__(self, report: Report, choices: Mapping[str, Choice], load: Load) -> None:
         super().__init__(report, {})
         self.inference = LawInference(report, load)
         self.params = Params(self.inference, {}, 1)
@@ -53,6 +53,8 @@ class LawChecker(Checker):
             if isinstance(item, _OF_RECIPES):
                 help = "a law quantifies with for, names values with let and def, and says where, claim and refute"
                 self.report.error("E036", "this statement belongs to a recipe or a game", item.span, help)
+                for name in introduced(item):
+                    self.scope = self.scope.declare(name, Later("a statement of a recipe"))
             else:
                 getattr(self, "_" + type(item).__name__.lower())(item)
         self._complete(node)
@@ -66,7 +68,7 @@ class LawChecker(Checker):
         quantified = what == "quantifier"
         own = frozenset(BUILT_IN)
         if name in ("pi", "inf") or name in (functions() - own if quantified else functions() | own):
-            self.report.error("E032", f"{name} is built in and cannot be declared", span, "choose another name")
+            self.report.error("E032", f"{name} has a meaning of its own in a law", span, "choose another name")
         elif self.scope.get(name) is not None:
             related = (Related(self.places[name], f"{name} is introduced here"),) if name in self.places else ()
             self.report.error("E011", f"{name} is declared twice", span, "choose another name, or remove one of them", related=related)
@@ -168,9 +170,9 @@ class LawChecker(Checker):
 
 
 def check_law(
-    report: Report, shared: tuple[t.Item, ...], node: t.Declaration, choices: Mapping[str, Choice] | None = None, load: Load | None = None
+    report: Report, shared: tuple[t.Item, ...], node: t.Declaration, choices: Mapping[str, Choice], load: Load
 ) -> TypedLaw:
     """The law at `choices`; `load` finds the recipes and games that it names."""
-    return LawChecker(report, choices or {}, load).check_law(shared, node)
+    return LawChecker(report, choices, load).check_law(shared, node)
 
 

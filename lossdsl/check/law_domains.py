@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lossdsl.check import build, draws
 from lossdsl.check.law_infer import Members, theta_of
 from lossdsl.check.law_typed import Choice, Network, Quantity
-from lossdsl.check.scope import ModelName, Value, is_error
+from lossdsl.check.scope import Later, ModelName, Value, is_error
 from lossdsl.check.typed import Typed
 from lossdsl.diagnostics import suggest
 from lossdsl.lang.specs import SETS
@@ -111,7 +111,8 @@ def _enumerated(self: LawChecker, node: t.Quantifier) -> None:
 def _argument(self: LawChecker, e: t.Expr, what: str) -> int | None:
     """The one whole number in `simplex(K)`, `vector(n)`; None after reporting."""
     if not isinstance(e, t.Call) or len(e.args) != 1 or e.args[0].name is not None:
-        self.report.error("E014", f"{_word(e)} takes {what}", e.span, f"write {_word(e)}({'K' if 'class' in what else 'n'})")
+        help = f"write {_word(e)}({'K' if 'class' in what else 'n'})"
+        self.report.error("E014", f"{_word(e)} takes one whole number, {what}", e.span, help)
         return None
     value = self.inference.number(e.args[0].value, self.scope, self.at, what)
     if value is None or (isinstance(value, int) and value >= 1):
@@ -158,7 +159,8 @@ def _quantity(self: LawChecker, name: str, node: t.Quantifier) -> Typed:
         return _ball(self, name, node)
     known = (*WORDS, *(row.name for row in SETS.values() if row.over == "input"))
     otherwise = "domains are 2..5, [0, 1], {1, 2, 8}, " + ", ".join(known)
-    self.report.misnamed("E036", "this is nothing to quantify over", e.span, suggest(head, known) if head else None, otherwise)
+    place = e.func.span if isinstance(e, t.Call) else e.span
+    self.report.misnamed("E036", "this is nothing to quantify over", place, suggest(head, known) if head else None, otherwise)
     return _unknown(node.span)
 
 
@@ -285,9 +287,11 @@ def _network(self: LawChecker, node: t.Quantifier) -> None:
     if words - {"smooth", "relu", "linear"} or set(named) - {"hidden"} or len(args) != len(words) + len(named) or node.index is not None:
         help = "write f in network, network(smooth), network(relu), network(linear) or network(smooth, hidden = 4)"
         self.report.error("E036", "there is no such network", e.span, help)
+        self.scope = self.scope.declare(node.name, Later("a wrong network"))
         return
     if not isinstance(units, int) or not 1 <= units <= 16:
         self.report.error("E036", "a network of a law has 1 to 16 hidden units", e.span, "laws are searched: small networks say the same")
+        self.scope = self.scope.declare(node.name, Later("a wrong network"))
         return
     options = _architectures(words, units)
     chosen = str(self.choose(node.name, options))

@@ -12,8 +12,9 @@ from lossdsl.check.gradients import infer_gradient
 from lossdsl.check.infer import CLASSES_COUNT, Context, Inference
 from lossdsl.check.law_recipes import WORDS, Load, infer_of_recipe
 from lossdsl.check.law_typed import Network
-from lossdsl.check.scope import ModelName, Report, Scope, Value, is_error
+from lossdsl.check.scope import ModelName, Report, Scope, Value, functions, is_error
 from lossdsl.check.typed import Typed
+from lossdsl.diagnostics import suggest
 from lossdsl.lang.types import OVER_CLASSES, Kind
 from lossdsl.source import Span
 from lossdsl.syntax import tree as t
@@ -36,7 +37,7 @@ class LawInference(Inference):
 
     grad_points = frozenset({Kind.INPUT, Kind.REAL, Kind.LOGITS})
 
-    def __init__(self, report: Report, load: Load | None = None) -> None:
+    def __init__(self, report: Report, load: Load) -> None:
         super().__init__(report)
         self.load = load
         self.sizes: dict[object, int] = {}
@@ -71,7 +72,11 @@ class LawInference(Inference):
         if e.id in ("x", "y", "K", "theta", "f", "p"):
             given = {"x": "x in input", "y": "y in label(K)", "K": "K in 2..5"}.get(e.id, "f in network")
             return self.report.error("E010", f"this law does not say what {e.id} is", e.span, f"write: for {given}")
-        return super()._built_in(e, scope, at)
+        if e.id == "pi" or e.id in functions() or e.id in self.report.lost_words or e.id in at.later:
+            return super()._built_in(e, scope, at)
+        known = {*scope.names, "pi"}
+        self.report.misnamed("E010", f"this law has no {e.id}", e.span, suggest(e.id, known), "known here: " + ", ".join(sorted(known)))
+        return Typed("?", (), Kind.CONST, e.span)
 
     # --- calls ---
 
@@ -161,7 +166,7 @@ class LawInference(Inference):
         size = self.size(base)
         if not isinstance(place, int) or place < 0 or (size is not None and place >= size):
             limits = f"its entries are 0..{size - 1}" if size is not None else "entries are counted from 0"
-            return self.report.error("E025", f"this vector has no entry {place}", e.index.span, limits)
+            return self.report.error("E025", f"there is no entry {place} in this vector", e.index.span, limits)
         index = build.number(place, e.index.span)
         return Typed("at", (base, index), Kind.REAL, e.span, depends=base.depends, low=base.low, high=base.high)
 

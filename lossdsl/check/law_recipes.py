@@ -10,7 +10,7 @@ from lossdsl.check import build
 from lossdsl.check.game_typed import TypedGame
 from lossdsl.check.scope import ModelName, Scope, Value, is_error
 from lossdsl.check.typed import Typed, TypedRecipe, show
-from lossdsl.diagnostics import LossdslError, RecipeError, UserError
+from lossdsl.diagnostics import RecipeError, UserError
 from lossdsl.lang.types import Kind
 from lossdsl.syntax import tree as t
 
@@ -59,17 +59,12 @@ def infer_of_recipe(self: LawInference, name: str, e: t.Call, scope: Scope, at: 
 
 
 def _loaded(self: LawInference, head: t.Name, numbers: dict[str, Number], e: t.Call) -> TypedRecipe | TypedGame | None:
-    if self.load is None:
-        self.report.error("E036", "recipes cannot be named here", e.span, "run: lossdsl laws FILE")
-        return None
     try:
         return self.load(head.id, numbers)
     except RecipeError as error:
         self.report.error("E028", f"{head.id}: {error.diagnostics[0].message}", e.span, error.diagnostics[0].help)
     except UserError as error:
         self.report.error("E028", error.problem, e.span, error.fix)
-    except LossdslError as error:
-        self.report.error("E028", str(error), e.span)
     return None
 
 

@@ -33,12 +33,20 @@ def _compare(holds: Callable[[Any, Any], bool]) -> Callable[[Any, Any], Real]:
     return lambda a, b: n.holds(holds(base(a), base(b)))
 
 
+def log_entry(p: list[Real], i: int) -> Real:
+    """log p_i of a probability vector; from the others where it is nearly 1. As a variable of its own, p need not sum to 1."""
+    others = [v for j, v in enumerate(p) if j != i]
+    if isinstance(p[i], Dual) or p[i] <= mpf(1) / 2:
+        return n.log(p[i])
+    return n.log1p(n.neg(n.total(others)))
+
+
 def _cross_entropy(q: list[Real], t: list[Real]) -> Real:
-    return n.neg(n.total([n.mul(a, n.log(b)) for a, b in zip(t, q, strict=True) if base(a) != 0]))
+    return n.neg(n.total([n.mul(a, log_entry(q, i)) for i, a in enumerate(t) if base(a) != 0]))
 
 
 def _kl(t: list[Real], q: list[Real]) -> Real:
-    return n.total([n.mul(a, n.log(n.div(a, b))) for a, b in zip(t, q, strict=True) if base(a) != 0])
+    return n.total([n.mul(a, n.sub(log_entry(t, i), log_entry(q, i))) for i, a in enumerate(t) if base(a) != 0])
 
 
 def _js(p: list[Real], q: list[Real]) -> Real:
@@ -54,10 +62,12 @@ def _softmax(z: list[Real]) -> list[Real]:
 
 
 def _logsumexp(z: list[Real]) -> Real:
-    top = max(base(v) for v in z)
-    if top == -inf:
+    """The largest plus log(1 + the rest)."""
+    top = z[first_best(z)]
+    if base(top) == -inf:
         return -inf
-    return n.add(n.log(n.total([n.exp(n.sub(v, top)) for v in z])), top)
+    rest = [n.exp(n.sub(v, top)) for i, v in enumerate(z) if i != first_best(z)]
+    return n.add(n.log1p(n.total(rest)), top)
 
 
 def _dot(a: Any, b: Any) -> Real:
@@ -160,8 +170,8 @@ def _ce(run: Run, e: Typed) -> Real:
     if target.kind not in CLASSES:
         return _cross_entropy(_softmax(q) if prediction.kind is Kind.LOGITS else q, t)
     if prediction.kind is Kind.LOGITS:
-        return n.sub(_logsumexp(q), q[t])
-    return n.neg(n.log(q[t]))
+        return _logsumexp([n.sub(v, q[t]) for v in q])
+    return n.neg(log_entry(q, t))
 
 
 def _complement(run: Run, e: Typed) -> Real:
@@ -178,6 +188,16 @@ def _complement(run: Run, e: Typed) -> Real:
         place = classes[first_best([entries[c] for c in classes], 1 if q.attrs[0] == "max" else -1)]
         return n.total([v for i, v in enumerate(entries) if i != place])
     return FORMS["sub"](run.value(one), run.value(q))
+
+
+def _log(run: Run, e: Typed) -> Any:
+    inner = e.args[0]
+    if inner.op == "at" and inner.args[0].kind is Kind.PROB:
+        return log_entry(run.value(inner.args[0]), int(base(run.value(inner.args[1]))))
+    if inner.op == "sub" and inner.args[0].value == 1 and inner.args[1].op == "at" and inner.args[1].args[0].kind is Kind.PROB:
+        q = run.value(inner.args[1])
+        return n.log1p(n.neg(q)) if base(q) < mpf(1) / 2 else n.log(run.value(inner))
+    return FORMS["log"](run.value(inner))
 
 
 def _own_entry(q: Typed) -> bool:
@@ -292,6 +312,7 @@ CORE: dict[str, Callable[[Run, Typed], Any]] = {
     "vanishing": lambda run, e: run.leaves[e.attrs][1],
     "bound": _bound,
     "sub": _complement,
+    "log": _log,
     "if": _if,
     "reduce": _reduce,
     "nth": lambda run, e: run.value(e.args[0])[e.attrs[0] - 1],

@@ -95,6 +95,11 @@ def log(x: Real) -> Real:
     return _unary(x, lambda v: -inf if v == 0 else mp.nan if v < 0 else mp.log(v), lambda v: div(mpf(1), v))
 
 
+def log1p(x: Real) -> Real:
+    """log(1 + x), with all digits for the smallest x."""
+    return _unary(x, lambda v: -inf if v == -1 else mp.nan if v < -1 else mp.log1p(v), lambda v: div(mpf(1), add(mpf(1), v)))
+
+
 def power(x: Real, y: Real) -> Real:
     """x^y; NaN for a negative number to a fractional power."""
     if _tag(y) < 0:

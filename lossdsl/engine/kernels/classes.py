@@ -165,9 +165,9 @@ def select(family: Tensor, classes: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _runner_up(z: Tensor, y: Tensor) -> Tensor:
-    """max_{j != y} z_j."""
+    """max_{j != y} z_j; -inf where all of them are (log-probabilities of a one-hot vector)."""
     others = z.scatter(-1, y.unsqueeze(-1), -math.inf)
-    return z.gather(-1, others.argmax(-1, keepdim=True)).squeeze(-1)
+    return others.gather(-1, others.argmax(-1, keepdim=True)).squeeze(-1)
 
 
 def _paired(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
