@@ -107,7 +107,8 @@ class Exact:
                 a, b = base(run.value(left)), base(run.value(right))
                 if isnan(a) or isnan(b):
                     return Comparison(None, a, b, digits)
-                sign = _sign_up_to(a, b) if measured else _sign_at_limit(a, b, before) if settles else _sign(a, b, before, run.largest, digits)
+                slack = run.largest * mpf(10) ** (5 - digits)
+                sign = _sign_up_to(a, b) if measured else _sign_at_limit(a, b, before) if settles else _sign(a, b, before, slack, digits)
                 comparison = Comparison(None if sign is None else _holds(op, sign), a, b, digits)
                 before = a, b
             if sign is not None:
@@ -140,14 +141,14 @@ def _of_domain(exact: Exact, domain: Domain) -> frozenset[Any]:
     return exact.free(domain.expr) if domain.expr is not None else frozenset()
 
 
-def _sign(a: Any, b: Any, before: tuple[Any, Any] | None, largest: Any, digits: int) -> int | None:
+def _sign(a: Any, b: Any, before: tuple[Any, Any] | None, slack: Any, digits: int) -> int | None:
     """Of a - b, where the difference is larger than its own rounding, or was the same with fewer digits. 0 where it vanishes with
     more digits: it is nothing, less than 1e-100 of the sides, or far less than before. None if more digits are needed."""
     if not (isfinite(a) and isfinite(b)):
         return (a > b) - (a < b)
     difference = a - b
     sign = (difference > 0) - (difference < 0)
-    if abs(difference) > largest * mpf(10) ** (5 - digits):
+    if abs(difference) > slack:
         return int(sign)
     if before is None or digits < ENOUGH:
         return None
