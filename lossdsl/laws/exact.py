@@ -145,7 +145,7 @@ def _sign(a: Any, b: Any, before: tuple[Any, Any] | None, slack: Any, digits: in
     """Of a - b, where the difference is larger than its own rounding, or was the same with fewer digits. 0 where it vanishes with
     more digits: it is nothing, less than 1e-100 of the sides, or far less than before. None if more digits are needed."""
     if not (isfinite(a) and isfinite(b)):
-        return (a > b) - (a < b)
+        return int(a > b) - int(a < b)
     difference = a - b
     sign = (difference > 0) - (difference < 0)
     if abs(difference) > slack:
