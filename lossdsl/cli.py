@@ -27,6 +27,7 @@ from lossdsl.arguments import (
     add_recipe,
     chosen_recipe,
     standard_input,
+    whole_number,
 )
 from lossdsl.assets import attack_paths, game_paths, recipe_paths
 from lossdsl.check_commands import check_arguments, print_difference, print_findings, rewrite, run_check, run_theory, theory_arguments
@@ -122,6 +123,40 @@ def _list(arguments: argparse.Namespace) -> int:
     return OK
 
 
+# --- attack-from --------------------------------------------------------------------------------------------------------
+
+
+def _attack_from_arguments(parser: Parser) -> None:
+    from lossdsl.adaptive import RESTARTS, STEPS
+
+    add_recipe(parser)
+    parser.add_argument("--steps", type=whole_number, default=STEPS, metavar="N", help=f"of every run but one-step solvers ({STEPS})")
+    parser.add_argument("--restarts", type=whole_number, default=RESTARTS, metavar="N", help=f"of runs with a random start ({RESTARTS})")
+    parser.add_argument("--name", help="the name of the suite (RECIPE_adaptive)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a new .loss file; standard output if left out")
+
+
+def _attack_from(arguments: argparse.Namespace) -> int:
+    """The suite, and on standard error what could not be carried over."""
+    from lossdsl.adaptive import attack_from
+
+    found = attack_from(chosen_recipe(arguments), arguments.name, arguments.steps, arguments.restarts)
+    for line in found.left:
+        print(f"warning: {line}", file=sys.stderr)
+    if arguments.out is None:
+        print(found.text, end="")
+        return OK
+    try:
+        with arguments.out.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(found.text)
+    except FileExistsError:
+        raise UserError("is there already", where=str(arguments.out), fix="name another file, or remove it") from None
+    except OSError as error:
+        raise UserError(f"the file cannot be written: {error.strerror}", where=str(arguments.out)) from error
+    print(arguments.out)
+    return OK
+
+
 # --- diff -------------------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +191,7 @@ COMMANDS: dict[str, Command] = {
     "diff": Command("show what differs between two recipes, term by term", _diff_arguments, _diff),
     "list": Command("list the shipped recipes and games", _list_arguments, _list),
     "train": Command("train a model by a recipe", run_commands.train_arguments, run_commands.run_train),
+    "attack-from": Command("write an adaptive attack suite from a training recipe", _attack_from_arguments, _attack_from),
     "evaluate": Command("measure a trained model under an attack suite", run_commands.evaluate_arguments, run_commands.run_evaluate),
     "diagnose": Command(
         "measure and draw why a model is as robust as it is", diagnose_commands.diagnose_arguments, diagnose_commands.run_diagnose

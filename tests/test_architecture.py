@@ -50,6 +50,8 @@ TABLE: dict[str, tuple[str, ...]] = {
         "lossdsl.check",
         "lossdsl.syntax.tree",
     ),
+    # Reads a checked recipe and its tree, and writes another text.
+    "lossdsl.adaptive": ("lossdsl.diagnostics", "lossdsl.front", "lossdsl.check.typed", "lossdsl.syntax.tree", "lossdsl.syntax.format"),
     "lossdsl.catalog": (),
     # --- torch line: nothing above imports torch ---
     "lossdsl.solve": ("lossdsl.lang.specs", "lossdsl.diagnostics"),
@@ -127,6 +129,7 @@ WITHOUT_TORCH = (
     "lossdsl.compare",
     "lossdsl.theory",
     "lossdsl.catalog",
+    "lossdsl.adaptive",
     "lossdsl.arguments",
     "lossdsl.check_commands",
     "lossdsl.run_commands",
@@ -308,6 +311,7 @@ def test_every_imported_package_is_a_declared_dependency() -> None:
         ["theory", "trades"],
         ["list"],
         ["diff", "trades", "trades"],
+        ["attack-from", "trades"],
         ["--help"],
         ["train", "--help"],
     ],

@@ -59,11 +59,20 @@ def _attack(self: Checker, node: t.Declaration, header: Span) -> None:
             self.report.error("E033", "an attack trains no model", item.span, f"write: model {item.name} frozen")
         elif isinstance(item, t.Level) and item.mode not in (None, "eval"):
             self.report.error("E029", f"a run attacks in eval mode, not in {item.mode}", item.span, "remove with f in " + str(item.mode))
+    _around_x(self)
     if "count" not in self.words:
         self.report.error("E033", f"attack {node.name} does not say how to count", header, "add: count worst")
     objectives = [(level.sense, level.objective) for level in self.levels]
     if self.words.get("count") == "best_loss" and any(s != objectives[0][0] or not same(o, objectives[0][1]) for s, o in objectives):
         self.report.error("E033", "count best_loss compares runs by one objective, and these have several", header, "write count worst")
+
+
+def _around_x(self: Checker) -> None:
+    """The point that a run returns is judged as an input: a perturbation would be a silent mistake."""
+    for level in self.levels:
+        if level.set.over == "input" and level.set.center.op != "input":
+            help = f"write {level.set.name}(x, ...): the point that a run returns is judged as an input"
+            self.report.error("E033", f"{level.var} is the attacked input, and its set is not around x", level.set.span, help)
 
 
 def _twice(self: Checker, node: t.Declaration) -> None:
