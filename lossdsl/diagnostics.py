@@ -56,6 +56,10 @@ class UserError(LossdslError):
         super().__init__(f"{head}\n  help: {fix}" if fix else head)
 
 
+class NotFiniteError(UserError):
+    """A number that was computed is NaN or infinite: what was running cannot go on."""
+
+
 class RecipeError(LossdslError):
     """The text of a recipe is wrong; holds every finding of the file at once."""
 

@@ -6,18 +6,23 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossdsl.arguments import INTERRUPTED, OK, Parser, add_recipe, add_set, chosen_recipe, parse_settings, whole_number
 from lossdsl.diagnostics import UserError
+from lossdsl.front import Recipe
 from lossdsl.render import render_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from lossdsl.run.request import TrainRequest
 
-def _print_rich(content: RenderableType) -> None:
+
+def print_rich(content: RenderableType) -> None:
+    """To standard output."""
     from rich.console import Console
 
     Console().print(content)
@@ -32,6 +37,12 @@ def _add_data(parser: Parser) -> None:
 
 
 def train_arguments(parser: Parser) -> None:
+    train_options(parser)
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
+
+
+def train_options(parser: Parser) -> None:
+    """What a training run is given, alone or in a sweep."""
     add_recipe(parser)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="directory of the run: manifest, metrics, checkpoints, result"
@@ -52,7 +63,6 @@ def train_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--epochs", type=whole_number, metavar="N", help="instead of the recipe's")
     parser.add_argument("--batch", type=whole_number, metavar="N", help="instead of the recipe's")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
     parser.add_argument("--deterministic", action="store_true", help="only deterministic kernels on a GPU, which may be slower")
     parser.add_argument("--checkpoint-every", type=whole_number, metavar="N", help="save every N updates as well")
     parser.add_argument("--validation-attack", default="pgd10", metavar="SUITE", help="chooses the best checkpoint (pgd10)")
@@ -72,6 +82,19 @@ def train_arguments(parser: Parser) -> None:
 
 
 def run_train(arguments: argparse.Namespace) -> int:
+    recipe = trainable_recipe(arguments)
+    from lossdsl.run.report import train_report
+    from lossdsl.run.train import train
+
+    result = train(replace(train_request(arguments, recipe), resume=arguments.resume, console=console(arguments)))
+    if result.status == "interrupted":
+        return INTERRUPTED
+    print_rich(train_report(result))
+    return OK
+
+
+def trainable_recipe(arguments: argparse.Namespace) -> Recipe:
+    """The recipe of a command with everything its options change; what the checker warns of is printed."""
     recipe = chosen_recipe(arguments)
     if recipe.train is None or recipe.optimizer is None:
         what = "an attack suite" if recipe.kind == "attack" else "without a train statement"
@@ -83,30 +106,27 @@ def run_train(arguments: argparse.Namespace) -> int:
     for finding in recipe.checked.diagnostics:
         print(render_text(recipe.source, finding), file=sys.stderr, end="\n\n")
     changes = {name: value for name in ("epochs", "batch") if (value := getattr(arguments, name)) is not None}
-    recipe = recipe.with_train(**changes) if changes else recipe
+    return recipe.with_train(**changes) if changes else recipe
+
+
+def train_request(arguments: argparse.Namespace, recipe: Recipe) -> TrainRequest:
+    """The options of `train_options` as a request, silent and not resumed."""
     from lossdsl.engine.api import attack_compiler, step_compiler
     from lossdsl.run.data import DataRequest
-    from lossdsl.run.report import train_report
     from lossdsl.run.request import AttackChoice, TrainRequest
-    from lossdsl.run.train import train
 
     attacks = [AttackChoice(name, parse_settings(arguments.attack_set)) for name in (arguments.validation_attack, arguments.test_attack)]
     trainable: Any = recipe  # train and optimizer are there, which its type does not say
-    request = TrainRequest(
+    return TrainRequest(
         recipe=trainable, compile_step=step_compiler(recipe), compile_attack=attack_compiler, out=arguments.out,
         data=DataRequest(arguments.data, arguments.data_root or Path("data"), arguments.image_size, arguments.workers),
         model=arguments.model, binds=parse_binds(arguments.bind), unlabelled=arguments.unlabelled, teacher=arguments.teacher,
-        seed=arguments.seed, device=arguments.device, resume=arguments.resume, deterministic=arguments.deterministic,
+        seed=arguments.seed, device=arguments.device, deterministic=arguments.deterministic,
         checkpoint_every=arguments.checkpoint_every, validation_attack=attacks[0], test_attack=attacks[1],
         keep_epochs=arguments.keep_epochs,
         alarm=None if arguments.alarm == "none" else AttackChoice(arguments.alarm, parse_settings(arguments.attack_set)),
-        command=arguments.command_line, console=_console(arguments),
+        command=arguments.command_line,
     )  # fmt: skip
-    result = train(request)
-    if result.status == "interrupted":
-        return INTERRUPTED
-    _print_rich(train_report(result))
-    return OK
 
 
 def parse_binds(words: Sequence[str]) -> dict[str, str]:
@@ -122,7 +142,8 @@ def parse_binds(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _console(arguments: argparse.Namespace) -> Any:
+def console(arguments: argparse.Namespace) -> Any:
+    """Where progress goes: standard error, or nowhere with --quiet."""
     from rich.console import Console
 
     return None if arguments.quiet else Console(stderr=True)
@@ -158,13 +179,13 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         request = EvaluateRequest(
             run=run, compile_attack=attack_compiler, overrides=settings or None, which=arguments.checkpoint, split=arguments.split,
             seed=arguments.seed, device=arguments.device, batch=arguments.batch, limit=arguments.limit, data_root=arguments.data_root,
-            workers=arguments.workers, binds=parse_binds(arguments.bind), fresh=arguments.fresh, console=_console(arguments),
+            workers=arguments.workers, binds=parse_binds(arguments.bind), fresh=arguments.fresh, console=console(arguments),
         )  # fmt: skip
         results += evaluate_all(request, attacks)
     if arguments.format == "json":
         print(json.dumps([result.to_json() for result in results], indent=2))
     else:
-        _print_rich(evaluations_report(results))
+        print_rich(evaluations_report(results))
     return OK
 
 

@@ -69,6 +69,16 @@ TABLE: dict[str, tuple[str, ...]] = {
     "lossdsl.run": ("lossdsl.source", "lossdsl.diagnostics", "lossdsl.lang", "lossdsl.engine", "lossdsl.front", "lossdsl.solve"),
     # Judges models by attacks written in the language.
     "lossdsl.sanity": ("lossdsl.diagnostics", "lossdsl.lang", "lossdsl.front", "lossdsl.engine", "lossdsl.run"),
+    # Values and words of a sweep are understood before torch is loaded.
+    "lossdsl.sweep.grid": ("lossdsl.diagnostics", "lossdsl.front", "lossdsl.arguments"),
+    "lossdsl.sweep": (
+        "lossdsl.diagnostics",
+        "lossdsl.front",
+        "lossdsl.engine",
+        "lossdsl.run",
+        "lossdsl.sanity",
+        "lossdsl.diagnose.figures.style",
+    ),
     # Games of numbers and vectors, and of models; their closures are the engine's.
     "lossdsl.games": (
         "lossdsl.source",
@@ -104,6 +114,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "lossdsl.diagnose_commands": ("lossdsl",),
     "lossdsl.play_commands": ("lossdsl",),
     "lossdsl.law_commands": ("lossdsl",),
+    "lossdsl.sweep_commands": ("lossdsl",),
     "lossdsl.cli": ("lossdsl",),
     "lossdsl.__main__": ("lossdsl.cli",),
     "lossdsl": (),
@@ -134,6 +145,8 @@ WITHOUT_TORCH = (
     "lossdsl.check_commands",
     "lossdsl.run_commands",
     "lossdsl.play_commands",
+    "lossdsl.sweep.grid",
+    "lossdsl.sweep_commands",
     "lossdsl.diagnose.catalog",
     "lossdsl.diagnose_commands",
     "lossdsl.law_commands",

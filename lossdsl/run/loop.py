@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossdsl.diagnostics import UserError
+from lossdsl.diagnostics import NotFiniteError
 from lossdsl.run import metrics, overfitting
 from lossdsl.run.augment import augment
 from lossdsl.run.examples import Batch
@@ -124,10 +124,10 @@ def _values(loss: Loss) -> dict[str, float]:
     return dict(zip(named, torch.stack(flat).tolist(), strict=True))
 
 
-def _diverged(session: Session, names: list[str]) -> UserError:
+def _diverged(session: Session, names: list[str]) -> NotFiniteError:
     place, last, replays = session.place, session.out / LAST, session.recipe.train.replays
     replay = f", replay {place.replay + 1} of {replays}" if replays > 1 else ""
-    return UserError(
+    return NotFiniteError(
         f"not a finite number: {', '.join(names)}",
         where=f"epoch {place.epoch}, batch {place.batch + 1} of {session.per_epoch}{replay}",
         fix=f"lower the learning rate, clip the gradient or look at the data; the last good checkpoint is {last}",

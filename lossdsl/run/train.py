@@ -84,7 +84,7 @@ def train(request: TrainRequest) -> TrainResult:
     with run_directory(request.out) as out:
         data = request.data if isinstance(request.data, DataSet) else load_data(request.data)
         parts = resolve(request, data)
-        wanted = _identity(request, data, parts, device)
+        wanted = identity_of(request, data, parts, device)
         held = examine(request, wanted)
         if (out / RESULT).exists():
             return _stored_result(out)
@@ -111,7 +111,8 @@ def _begin(request: TrainRequest, session: Session, data: DataSet, identity: Map
         reporter.note(f"{session.out}: nothing to resume, starting from the beginning")
 
 
-def _identity(request: TrainRequest, data: DataSet, parts: Parts, device: torch.device) -> dict[str, Any]:
+def identity_of(request: TrainRequest, data: DataSet, parts: Parts, device: torch.device) -> dict[str, Any]:
+    """Everything that decides whether a directory holds the run of this request."""
     source = request.data if isinstance(request.data, DataRequest) else None
     files = {"root": str(source.root.resolve()), "image_size": source.image_size} if source else {"root": "", "image_size": None}
     attack = {"name": request.validation_attack.name, "overrides": request.validation_attack.resolved(request.recipe.params)}

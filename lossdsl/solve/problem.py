@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lossdsl.diagnostics import UserError
+from lossdsl.diagnostics import NotFiniteError, UserError
 from lossdsl.solve.draws import Randomness
 from lossdsl.solve.input_set import InputSet
 
@@ -103,7 +103,7 @@ def check_finite(problem: Problem, marks: list[tuple[str, int, Tensor]], which: 
     row = int((~finite).any(1).nonzero()[0])
     example = int((~finite[row]).nonzero()[0])
     what, k, values = marks[row]
-    raise UserError(
+    raise NotFiniteError(
         f"the {what} of example {example} is {float(values[example])} at iterate {k}{which}",
         where=problem.name,
         fix="look for a division by zero, a log or sqrt of 0, a step that is far too large, or weights that are not finite",
