@@ -17,7 +17,7 @@ from lossdsl.check.typed import Axis, Domain, Typed, walk
 from lossdsl.lang.types import CLASSES
 from lossdsl.laws.exact_domains import value_of
 from lossdsl.laws.exact_forms import CORE, FORMS
-from lossdsl.laws.numbers import base, inf, isfinite, isnan, mp, mpf
+from lossdsl.laws.numbers import Losses, base, inf, isfinite, isnan, mp, mpf
 
 DIGITS = (50, 160, 400, 1200)
 """Tried one after the other until the sign of a difference is certain."""
@@ -37,6 +37,8 @@ class Comparison:
     left: Any
     right: Any
     digits: int
+    doubtful: bool = False
+    """It holds for want of digits: as a hypothesis it is not decided."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ class Exact:
         runs: dict[int, Run] = {}
         hypotheses: bool | None = True
         for r in self.where:
-            held = self._decide(r, values, charts, runs, [])
+            found: list[Comparison] = []
+            held = self._decide(r, values, charts, runs, found)
+            held = None if held and any(c.doubtful for c in found) else held
             hypotheses = False if held is False else None if held is None and hypotheses is not False else hypotheses
         if hypotheses is False:
             return Confirmation(False, None, ())
@@ -97,19 +101,24 @@ class Exact:
         return comparison.holds
 
     def _compare(self, op: str, left: Typed, right: Typed, values: Any, charts: Any, runs: dict[int, Run]) -> Comparison:
-        """More digits until the difference is larger than its own error, or so small that it is 0."""
+        """More digits until the difference is larger than its own error, or so small that it is 0. It breaks no strict relation where
+        numbers were too far apart for the digits (1 + e^-1e15 > 1 holds)."""
         settles, measured = (self.holds_a(left, *ops) or self.holds_a(right, *ops) for ops in (("limit",), ("solution", "final")))
         before = None
         comparison = Comparison(None, mp.nan, mp.nan, 0)
         for digits in DIGITS:
             with mp.workdps(digits):
-                run = runs.setdefault(digits, Run(self, values, charts, digits))
-                a, b = base(run.value(left)), base(run.value(right))
+                try:
+                    run = runs.setdefault(digits, Run(self, values, charts, digits))
+                    a, b = run.number(left), run.number(right)
+                except (OverflowError, MemoryError):
+                    return comparison
                 if isnan(a) or isnan(b):
                     return Comparison(None, a, b, digits)
                 slack = run.largest * mpf(10) ** (5 - digits)
                 sign = _sign_up_to(a, b) if measured else _sign_at_limit(a, b, before) if settles else _sign(a, b, before, slack, digits)
-                comparison = Comparison(None if sign is None else _holds(op, sign), a, b, digits)
+                doubtful = run.lost and sign == 0 and op in ("<", ">", "!=")
+                comparison = Comparison(None if sign is None else doubtful or _holds(op, sign), a, b, digits, doubtful)
                 before = a, b
             if sign is not None:
                 return comparison
@@ -193,6 +202,8 @@ class Run:
         self.leaves: dict[Any, tuple[int, Any]] = {}
         """Variables of gradients and limits, each with a number that tells its values apart."""
         self.largest: Any = mpf("1e-300")
+        self.lost = False
+        """Did a number leave no trace in a sum?"""
         self._bound = 0
         self._done: dict[Any, Any] = {}
         self.quantities: dict[str, Any] = {}
@@ -204,6 +215,13 @@ class Run:
         found = value_of(q, numbers, [self.value(a) for a in q.args], chart, self.law.domain)
         for v in found if isinstance(found, list) else [found] if q.form != "label" else []:
             self.note(v)
+        return found
+
+    def number(self, e: Typed) -> Any:
+        """The value of a side, without derivatives; notes whether anything was lost in it."""
+        before = Losses.count
+        found = base(self.value(e))
+        self.lost |= Losses.count > before
         return found
 
     def value(self, e: Typed) -> Any:

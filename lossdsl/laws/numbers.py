@@ -16,6 +16,26 @@ Real = Any
 """An mpf, or a Dual."""
 
 
+class Losses:
+    """How often a number other than 0 left no trace in a sum, or a function its own limit: what is 0 afterwards need not be 0."""
+
+    count = 0
+
+
+def _kept(result: Any, *parts: Any) -> Any:
+    """The result; counts if it is one of the parts though the other is not 0."""
+    if len(parts) == 2 and result in parts and 0 not in parts and isfinite(result):
+        Losses.count += 1
+    return result
+
+
+def _short_of(limit: int, result: Any, v: Any) -> Any:
+    """The result; counts if rounding has made it its limit."""
+    if abs(result) == limit and v != 0 and isfinite(v):
+        Losses.count += 1
+    return result
+
+
 @dataclass(frozen=True)
 class Dual:
     """a + sum_i b_i e_i with e_i e_j = 0."""
@@ -59,7 +79,7 @@ def _binary(x: Real, y: Real, f: Callable[[Real, Real], Real], combine: Callable
 
 def add(x: Real, y: Real) -> Real:
     if _tag(x, y) < 0:
-        return x + y
+        return _kept(x + y, x, y)
     return _binary(x, y, add, lambda a, b, p, q: add(p, q))
 
 
@@ -87,7 +107,7 @@ def div(x: Real, y: Real) -> Real:
 
 
 def exp(x: Real) -> Real:
-    return _unary(x, mp.exp, exp)
+    return _unary(x, lambda v: _short_of(1, mp.exp(v), v), exp)
 
 
 def log(x: Real) -> Real:
@@ -122,7 +142,7 @@ def sqrt(x: Real) -> Real:
 
 
 def tanh(x: Real) -> Real:
-    return _unary(x, mp.tanh, lambda v: sub(mpf(1), mul(tanh(v), tanh(v))))
+    return _unary(x, lambda v: _short_of(1, mp.tanh(v), v), lambda v: sub(mpf(1), mul(tanh(v), tanh(v))))
 
 
 def sin(x: Real) -> Real:

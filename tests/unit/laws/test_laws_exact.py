@@ -78,10 +78,10 @@ OF_NETWORKS = {
 
 
 def agrees(problem: Problem) -> None:
-    """Float64 and 50 digits say the same about 30 assignments."""
-    flat = random_numbers(problem, 30)
+    """Float64 and 50 digits say the same about 12 assignments."""
+    flat = random_numbers(problem, 12)
     found = problem.evaluate(flat)
-    for n in range(30):
+    for n in range(12):
         (comparison,) = problem.confirm(rows(problem, flat, n)).comparisons
         left, right = comparison.left, comparison.right
         if not mpmath.isfinite(left):
@@ -145,7 +145,8 @@ def test_differences_far_below_rounding(relation: str, holds: bool) -> None:
     [
         ("CE(z, y) >= log(2) * error(z, y)", True),
         ("CE(z, y) == 2000000000000000", True),
-        ("CE(z, y) > 2000000000000000", False),
+        ("CE(z, y) > 2000000000000000", True),
+        ("tanh(z[1]) < 1", True),
         ("softmax(z)[0] > 0", True),
         ("CE(z, argmax(j: z[j])) > 0", True),
         ("H(softmax(z)) > 0", True),
@@ -155,9 +156,18 @@ def test_differences_far_below_rounding(relation: str, holds: bool) -> None:
     ],
 )
 def test_logits_of_1e15(relation: str, holds: bool) -> None:
-    """e^-2e15 is a number; beside 2e15 it is lost."""
+    """e^-2e15 is a number; beside 2e15 it is lost, and a strict relation is given the benefit of the doubt."""
     found = problem(f"for K in {{2}}, z in logits(K), y in label(K)\nclaim {relation}", K=2)
     assert found.confirm(assignment(z=[-1e15, 1e15], y=0)).holds is holds
+
+
+def test_what_is_too_large_for_any_number_is_undecided() -> None:
+    assert problem("for t in reals\nclaim exp(exp(exp(t))) <= 1").confirm(assignment(t=50.0)).holds is None
+
+
+def test_a_hypothesis_gets_no_benefit_of_the_doubt() -> None:
+    found = problem("for a in reals, b in reals\nwhere 1 + a < 1 + b\nclaim a < b").confirm(assignment(a=1e-200, b=1e-200))
+    assert found.hypotheses is None and not found.refuted
 
 
 def test_both_sides_infinite_are_equal_and_a_difference_of_infinities_is_undecided() -> None:
