@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lossdsl.explain.notation import Latex, Plain
+from lossdsl.explain.notation import GREEK, Latex, Plain
 from lossdsl.lang.specs import SETS
 from lossdsl.syntax import tree as t
 
@@ -16,10 +16,11 @@ _BALLS = ("linf", "l2", "l1")
 
 
 class Formulas:
-    """Writes expressions. `levels`: the names that stand for lower variables; `renamed`: names shown otherwise (step as alpha)."""
+    """Writes expressions. `functions`: names that the declaration gives to functions of its own; `renamed`: names shown otherwise (step as
+    alpha)."""
 
-    def __init__(self, notation: Notation, vectors: frozenset[str] = frozenset(), renamed: dict[str, str] | None = None) -> None:
-        self.n, self.vectors, self.renamed = notation, vectors, renamed or {}
+    def __init__(self, notation: Notation, functions: frozenset[str] = frozenset(), renamed: dict[str, str] | None = None) -> None:
+        self.n, self.functions, self.renamed = notation, functions, renamed or {}
 
     def of(self, e: t.Expr, outer: int = 0) -> str:
         """The expression as a formula, in parentheses where what stands around it binds tighter than `outer`."""
@@ -110,8 +111,8 @@ class Formulas:
             return writer(self, values, e)
         if name in _BALLS or name in SETS:
             return self.region(e), _ATOM
-        own = self.n.model(name, self.name("theta")) if name in ("f", "p") else None
-        function = own or (self.name(name) if name in self.vectors or len(name.rstrip("'")) == 1 else self.n.word(name))
+        own = name in ("f", "p") and name not in self.functions
+        function = self.n.model(name, self.name("theta")) if own else self.function(name)
         where = self.n.words(" where ")
         args = [self.of(a.value) + (where + self._condition(a.where) if a.where is not None else "") for a in e.args]
         return self.n.call(function, args, self.n.sign("bars") if e.double_bar else ", "), _ATOM
@@ -121,6 +122,10 @@ class Formulas:
         letter = func.base.id if isinstance(func.base, t.Name) else self.of(func.base)
         function = self.n.model(letter, self.of(func.index))
         return self.n.call(function, [self.of(a.value) for a in e.args], self.n.sign("bars") if e.double_bar else ", ")
+
+    def function(self, name: str) -> str:
+        """The name of a function: a letter, or a word."""
+        return self.name(name) if name in GREEK or len(name.rstrip("'")) == 1 else self.n.word(name)
 
     def region(self, e: t.Expr) -> str:
         """A set, without the input domain that it is met with."""

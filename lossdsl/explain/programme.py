@@ -142,7 +142,9 @@ class Programme:
             body = self.of(node.objective)
             yield Line(self._over(what, self.name(node.name) + region), self.n.expectation(body) if self.recipe.game.samples else body)
         for model in (i for i in self.items if isinstance(i, t.Def) and i.model):
-            yield Line("", f"{self.n.call(model.name, [self.name(a) for a in model.args])} = {self.of(model.value)}")
+            yield Line(
+                "", f"{self.n.call(self.formulas.function(model.name), [self.name(a) for a in model.args])} = {self.of(model.value)}"
+            )
         for data in (i for i in self.items if isinstance(i, t.Data)):
             names = ", ".join(self.name(n) for n in data.names)
             yield Line("", f"({names}) {self.n.sign('in')} {self.n.elements(', '.join(f'({self._row(r)})' for r in data.rows))}")
@@ -155,7 +157,7 @@ class Programme:
     def _names(self) -> Iterator[Line]:
         used = self._used()
         for node in (d for d in self.defs if not d.model and d.name in used):
-            left = self.n.call(self.name(node.name) if len(node.name) == 1 else self.n.word(node.name), [self.name(a) for a in node.args])
+            left = self.n.call(self.formulas.function(node.name), [self.name(a) for a in node.args])
             yield Line("", f"{left} = {self.of(node.value)}")
         for let in (i for i in self.items if isinstance(i, t.Let) and not i.recorded):
             yield Line("", f"{self.name(let.name)} = {self.of(let.value)}", f"in {let.mode} mode" if let.mode else "")
