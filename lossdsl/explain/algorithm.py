@@ -115,8 +115,9 @@ class Algorithm:
         mode = self._words(f"   (f in {level.mode} mode)")
         if level.solver.at is None:
             yield depth, self._assign(var, self._start(level, node)) + mode
-        if options.steps != 1 and level.solver.at is None:
-            yield depth, self._words("repeat ") + self.n.math(self._argument(node, "steps", options.steps)) + self._words(" times:")
+        if options.updates != 1 and level.solver.at is None:
+            name = "steps" if hasattr(options, "steps") else "queries"
+            yield depth, self._words("repeat ") + self.n.math(self._argument(node, name, options.updates)) + self._words(" times:")
             depth += 1
         yield from ((depth, line) for line in self._update(level, node, var))
         if options.keep == "best":
@@ -177,7 +178,7 @@ class Algorithm:
         )
 
     def _pgd(self, level: TypedLevel, node: t.Level, var: str) -> Iterator[str]:
-        if level.solver.options.steps > 0:
+        if level.solver.options.updates > 0:
             yield self._slope(level, node, var)
             yield self._moved(level, node, var, self._direction(level, "g"), self._step(level, node))
 
