@@ -108,6 +108,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         "lossdsl.lang",
         "lossdsl.syntax.tree",
         "lossdsl.syntax.format",
+        "lossdsl.plan.cost",
         "lossdsl.front",
         "lossdsl.solve",
         "lossdsl.engine",

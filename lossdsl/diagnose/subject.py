@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -46,13 +46,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with examples x [N, *shape], y [N] on its device, and an attack suite compiled for it. Nothing changes the model."""
+    """A model with examples x [N, *shape], y [N] on its device, and an attack suite with its params. Nothing changes the model."""
 
     model: nn.Module
     x: Tensor
     y: Tensor
     classes: tuple[str, ...]
-    attack: Attack
+    suite: str
+    params: Mapping[str, float | int]
     seed: int = 0
     batch: int = 512
 
@@ -68,11 +69,23 @@ class Subject:
             raise UserError(f"{len(x)} inputs and {len(y)} labels", where="diagnose", fix="give at least one example, and a label for each")
         if int(y.min()) < 0 or int(y.max()) >= num_classes:
             raise UserError(f"labels reach from {int(y.min())} to {int(y.max())}", where="diagnose", fix=f"they are 0..{num_classes - 1}")
-        compiled = attack_compiler(attack, params, model, num_classes, x.device)
-        return cls(model, x, y, tuple(map(str, range(num_classes))), compiled, seed)
+        return cls(model, x, y, tuple(map(str, range(num_classes))), attack, params, seed)
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @cached_property
+    def attack(self) -> Attack:
+        """The suite, compiled for the model. Raises UserError: no such suite or param."""
+        return attack_compiler(self.suite, self.params, self.model, self.num_classes, self.x.device)
+
+    def under(self, suite: str | None = None, **params: float | int) -> Subject:
+        """The same model and examples under another suite, or with other values for its params."""
+        return replace(self, suite=suite or self.suite, params={**self.params, **params})
+
+    def at(self, x: Tensor, y: Tensor) -> Subject:
+        """The same model and attack with other examples."""
+        return replace(self, x=x, y=y)
 
     @property
     def num_classes(self) -> int:
@@ -123,6 +136,12 @@ class Subject:
         """Which examples are classified correctly at other points [N, *shape]; logits that are not finite count as wrong."""
         with evaluation_mode(self.model):
             return torch.cat([right(self.model, points[rows], self.y[rows]) for rows in self.rows()])
+
+    @torch.no_grad()
+    def predicted(self, points: Tensor) -> Tensor:
+        """The class of the largest logit at points [N, *shape] (the lowest at a tie), [N]."""
+        with evaluation_mode(self.model):
+            return torch.cat([self.model(points[rows]).argmax(1) for rows in self.rows()])
 
     def _attacked(self, rows: Tensor, random: torch.Generator) -> Tensor:
         x, y = self.x[rows], self.y[rows]
