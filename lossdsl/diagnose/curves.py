@@ -8,7 +8,7 @@ from lossdsl.diagnose.runs import OpenRun, Weights
 from lossdsl.diagnose.subject import Options, Subject
 from lossdsl.diagnose.table import Cell, Column, Table
 from lossdsl.diagnostics import UserError
-from lossdsl.run.overfitting import DROP, alarms
+from lossdsl.run.overfitting import GAP, RULE, alarms
 from lossdsl.run.stored import kept_epochs
 
 _ACCURACIES = (
@@ -68,7 +68,7 @@ def alarm(run: OpenRun, options: Options) -> Table:
     """
     recorded = [(r["epoch"], r["alarm"]["accuracy"], r["validation"]["robust"]) for r in run.metrics() if "alarm" in r]
     suite = run.identity["validation_attack"]["name"]
-    notes = [f"alarm: accuracy under {suite} more than {DROP:.0%} below its best so far, that under FGSM not below its value there"]
+    notes = [f"alarm: {RULE}"]
     if not recorded:
         if not kept_epochs(run.path):
             raise UserError(
@@ -119,7 +119,7 @@ def stopping(run: OpenRun, options: Options) -> Table:
         "held-out": _first_best(held),
         "test": _first_best(robust),
         "first batch": _first_best(first),
-        "drop": next((n for n in range(len(held) - 1) if held[n] - held[n + 1] > DROP), len(held) - 1),
+        "drop": next((n for n in range(len(held) - 1) if held[n] - held[n + 1] > GAP), len(held) - 1),
     }
     rows = tuple((name, weights[n].epoch, tested[n][0], robust[n], max(robust) - robust[n]) for name, n in chosen.items())
     columns = (

@@ -40,11 +40,14 @@ def landscape(subject: Subject, options: Options | None = None) -> Table:
     points = x + steps[:, 0] * ascent + steps[:, 1] * sides
     loss = subject.at(points, y.expand(len(grid))).values({"loss": "CE(f(x), y)"}, {})["loss"]
     columns = (
-        Column("a", "units of x", "$a$ along sign of the gradient"),
-        Column("b", "units of x", "$b$ along random signs"),
+        Column("a", "units of x", "$a$"),
+        Column("b", "units of x", "$b$"),
         Column("loss", "nats", "cross-entropy"),
     )
-    notes = [f"example {example}, label {subject.classes[int(y)]}; radius {subject.radius:.4g}; not clipped to the domain"]
+    notes = [
+        f"example {example}, label {subject.classes[int(y)]}; radius {subject.radius:.4g}; not clipped to the domain",
+        "a: along the sign of the gradient; b: along random signs",
+    ]
     if not bool(ascent.any()):
         notes.append("the gradient is 0 here: the loss does not change along a")
     rows = column_rows([grid[:, 0].tolist(), grid[:, 1].tolist(), loss.tolist()])
