@@ -14,7 +14,7 @@ from lossdsl.diagnose.subject import Options, Subject
 from lossdsl.diagnose.table import Cell, Column, Table
 from lossdsl.diagnose.terms import compiled
 from lossdsl.diagnostics import UserError
-from lossdsl.engine import danskin
+from lossdsl.engine.carried import gradient, trained
 from lossdsl.engine.step import Step
 from lossdsl.run.rng import derive, generator, seeded
 from lossdsl.solve import min_norm_weights
@@ -76,7 +76,7 @@ class _Problem:
             loss = self.step.objective(self.x, self.y, _one(solved), index=self.index)
             losses.append(float(loss.detach()))
             if gradients:
-                found.append(torch.cat([g.reshape(-1) for g in danskin.gradient(loss, models)]).double())
+                found.append(torch.cat([g.reshape(-1) for g in gradient(loss, models)]).double())
             for buffer, saved in buffers:
                 buffer.copy_(saved)
         return losses, found
@@ -84,7 +84,7 @@ class _Problem:
     @torch.no_grad()
     def move(self, by: Tensor) -> None:
         """Subtract a vector from the trained weights."""
-        parameters = [p for model in self.step.trained for p in model.parameters() if p.requires_grad]
+        parameters = trained(self.step.trained)
         for p, part in zip(parameters, by.split([p.numel() for p in parameters]), strict=True):
             p.sub_(part.reshape(p.shape).to(p))
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from lossdsl.diagnose.quantities import measured
 from lossdsl.diagnostics import UserError
 from lossdsl.engine.api import attack_compiler
-from lossdsl.run.measure import check_in_set, evaluation_mode, right
+from lossdsl.run.measure import check_in_set, evaluation_mode, right, survives
 from lossdsl.run.protocols import Attack
-from lossdsl.run.rng import derive, generator
+from lossdsl.run.rng import derive
+from lossdsl.solve import ExampleStreams
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,12 @@ class Subject:
 
     @cached_property
     def adversarial(self) -> Tensor:
-        """x* [N, *shape]: for each example a point that some run of the suite breaks it with, else the last run's point."""
-        random = generator(self.x.device, derive(self.seed, "diagnose"))
+        """x* [N, *shape]: for each example a point that some run of the suite breaks it with, else the last run's point.
+
+        Clean errors are attacked too. The random numbers are those of `lossdsl evaluate` with this seed, whatever the batch.
+        """
         with evaluation_mode(self.model):
-            return torch.cat([self._attacked(rows, random) for rows in self.rows()])
+            return torch.cat([self._attacked(rows) for rows in self.rows()])
 
     @cached_property
     def clean(self) -> Tensor:
@@ -143,22 +146,23 @@ class Subject:
         with evaluation_mode(self.model):
             return torch.cat([self.model(points[rows]).argmax(1) for rows in self.rows()])
 
-    def _attacked(self, rows: Tensor, random: torch.Generator) -> Tensor:
+    def _attacked(self, rows: Tensor) -> Tensor:
         x, y = self.x[rows], self.y[rows]
         alive, chosen = torch.ones_like(y, dtype=torch.bool), x.clone()
         for row in self.attack.settings:
-            at = alive.nonzero().squeeze(1)
+            name, at = str(row["name"]), alive.nonzero().squeeze(1)
             if len(at) == 0:
                 break
-            points = self.attack.run(x[at], y[at], generator=random, only=str(row["name"]))[str(row["name"])][0]
+            streams = ExampleStreams.of(derive(self.seed, "run", name), rows[at])
+            points = self.attack.run(x[at], y[at], generator=streams, only=name)[name][0]
             check_in_set(self.attack.name, row, x[at], points)
-            chosen[at] = self._member(points, y[at], x.ndim)
-            alive[at] = right(self.model, chosen[at], y[at])
+            chosen[at], alive[at] = self._weakest(points, y[at], x.ndim)
         return chosen
 
-    def _member(self, points: Tensor, y: Tensor, rank: int) -> Tensor:
-        """Of a family [N, n, *shape] the first point that breaks each example, else the first."""
+    def _weakest(self, points: Tensor, y: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+        """One point for each example, of a family [N, n, *shape] one that breaks it if there is one; whether it is right there."""
+        alive = survives(self.model, points, y, rank)
         if points.ndim == rank:
-            return points
-        broken = ~right(self.model, points.flatten(0, 1), y.repeat_interleave(points.shape[1])).reshape(points.shape[:2])
-        return points[torch.arange(len(y), device=y.device), broken.int().argmax(1)]
+            return points, alive
+        chosen = (~alive).int().argmax(1)
+        return points[torch.arange(len(y), device=y.device), chosen], alive.all(1)

@@ -188,7 +188,7 @@ def _attacked(run: OpenRun) -> tuple[str, int]:
     """The first lower level over inputs that has iterates: its variable and its number of updates."""
     for level in run.recipe.typed.levels:
         if level.set.over == "input" and level.axis is None and (level.through is None or level.through.kind != "danskin"):
-            steps = int(level.solver.options.steps)
+            steps = int(getattr(level.solver.options, "steps", 0))
             if steps >= 2:
                 return level.var, steps
     raise UserError(

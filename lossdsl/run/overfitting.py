@@ -34,6 +34,6 @@ def message(epoch: int, fgsm: Sequence[float], pgd: Sequence[float]) -> str:
     """What to tell a person at the epoch where the alarm begins; the lists end with that epoch."""
     top = max(range(len(pgd)), key=lambda n: pgd[n])
     return (
-        f"epoch {epoch}: catastrophic overfitting: since epoch {epoch - len(pgd) + top + 1} the accuracy under PGD fell from {pgd[top]:.1%} to "
-        f"{pgd[-1]:.1%}, that under FGSM went from {fgsm[top]:.1%} to {fgsm[-1]:.1%}"
+        f"epoch {epoch}: catastrophic overfitting: since epoch {epoch - len(pgd) + top + 1} PGD accuracy fell from {pgd[top]:.1%} to "
+        f"{pgd[-1]:.1%}, FGSM accuracy went from {fgsm[top]:.1%} to {fgsm[-1]:.1%}"
     )
