@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lossdsl import __version__, diagnose_commands, law_commands, play_commands, run_commands, sweep_commands
+from lossdsl import __version__, diagnose_commands, law_commands, play_commands, run_commands, sanity_commands, sweep_commands
 from lossdsl.arguments import (
     BROKEN_PIPE,
     FINDINGS,
@@ -202,6 +202,7 @@ COMMANDS: dict[str, Command] = {
     "diagnose": Command(
         "measure and draw why a model is as robust as it is", diagnose_commands.diagnose_arguments, diagnose_commands.run_diagnose
     ),
+    "sanity": Command("check that a model's robust accuracy can be believed", sanity_commands.sanity_arguments, sanity_commands.run_sanity),
     "sweep": Command("train a recipe at several values and seeds", sweep_commands.sweep_arguments, sweep_commands.run_sweep),
     "play": Command("play a game and draw its trajectories", play_commands.play_arguments, play_commands.run_play),
     "laws": Command("search for counterexamples of laws", law_commands.laws_arguments, law_commands.run_laws),

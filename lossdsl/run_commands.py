@@ -18,6 +18,7 @@ from lossdsl.render import render_text
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from lossdsl.run.evaluate import SanityGate
     from lossdsl.run.request import TrainRequest
 
 
@@ -28,7 +29,8 @@ def print_rich(content: RenderableType) -> None:
     Console().print(content)
 
 
-def _add_data(parser: Parser) -> None:
+def data_options(parser: Parser) -> None:
+    """Where data and devices are, and how much is said."""
     parser.add_argument("--data-root", type=Path, help="directory of the data set's files, where downloads go too (data)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode image files (0)")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random number (0)")
@@ -78,7 +80,7 @@ def train_options(parser: Parser) -> None:
     parser.add_argument(
         "--attack-set", action="append", default=[], metavar="NAME=VALUE", help="another value for a param of both (eps: the recipe's)"
     )
-    _add_data(parser)
+    data_options(parser)
 
 
 def run_train(arguments: argparse.Namespace) -> int:
@@ -149,22 +151,46 @@ def console(arguments: argparse.Namespace) -> Any:
     return None if arguments.quiet else Console(stderr=True)
 
 
-def evaluate_arguments(parser: Parser) -> None:
+def measure_options(parser: Parser) -> None:
+    """Which models are measured, and on what."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="directories that lossdsl train has written")
-    parser.add_argument(
-        "--attack", action="append", metavar="SUITE", help="the name or file of an attack suite; several, one after the other (pgd20)"
-    )
     add_set(parser)
-    parser.add_argument(
-        "--bind", action="append", default=[], metavar="NAME=DIR", help="another model of the suite, by the directory of its run (DIR:last)"
-    )
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which checkpoint (best)")
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="which examples (test)")
     parser.add_argument("--batch", type=whole_number, default=512, metavar="N", help="examples at a time (512)")
     parser.add_argument("--limit", type=whole_number, metavar="N", help="the first N examples only")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="json: every number")
+    parser.add_argument(
+        "--surrogate", action="append", default=[], metavar="DIR",
+        help="a run whose model the sanity gate transfers points from (DIR, or DIR:last)",
+    )  # fmt: skip
+    data_options(parser)
+
+
+def add_sanity(parser: Parser) -> None:
+    parser.add_argument(
+        "--sanity", choices=("quick", "full", "off"), default="quick",
+        help="check that the numbers can be believed: on 128 examples, on 1,000 with longer attacks, or not (quick)",
+    )  # fmt: skip
+
+
+def evaluate_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--attack", action="append", metavar="SUITE", help="the name or file of an attack suite; several, one after the other (pgd20)"
+    )
+    parser.add_argument(
+        "--bind", action="append", default=[], metavar="NAME=DIR", help="another model of the suite, by the directory of its run (DIR:last)"
+    )
     parser.add_argument("--fresh", action="store_true", help="measure again what is known or half done")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="json: every number, and where the masks are")
-    _add_data(parser)
+    add_sanity(parser)
+    measure_options(parser)
+
+
+def sanity_gate(arguments: argparse.Namespace) -> SanityGate | None:
+    """The gate that --sanity and --surrogate ask for."""
+    from lossdsl.sanity.suites import Gate
+
+    return None if arguments.sanity == "off" else Gate(arguments.sanity, tuple(getattr(arguments, "surrogate", ())))
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
@@ -179,7 +205,8 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         request = EvaluateRequest(
             run=run, compile_attack=attack_compiler, overrides=settings or None, which=arguments.checkpoint, split=arguments.split,
             seed=arguments.seed, device=arguments.device, batch=arguments.batch, limit=arguments.limit, data_root=arguments.data_root,
-            workers=arguments.workers, binds=parse_binds(arguments.bind), fresh=arguments.fresh, console=console(arguments),
+            workers=arguments.workers, binds=parse_binds(arguments.bind), fresh=arguments.fresh,
+            sanity=sanity_gate(arguments), console=console(arguments),
         )  # fmt: skip
         results += evaluate_all(request, attacks)
     if arguments.format == "json":

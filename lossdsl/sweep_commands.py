@@ -8,7 +8,7 @@ import sys
 from lossdsl.arguments import INTERRUPTED, OK, Parser, parse_settings, whole_number
 from lossdsl.front import Recipe
 from lossdsl.render import render_text
-from lossdsl.run_commands import console, print_rich, train_options, train_request, trainable_recipe
+from lossdsl.run_commands import add_sanity, console, print_rich, sanity_gate, train_options, train_request, trainable_recipe
 from lossdsl.sweep.grid import Point, parse_over, points_of
 
 
@@ -21,6 +21,7 @@ def sweep_arguments(parser: Parser) -> None:
     parser.add_argument("--seeds", type=whole_number, default=1, metavar="N", help="so many seeds, from --seed on (1)")
     parser.add_argument("--attack", default="pgd20", metavar="SUITE", help="the suite that measures every run (pgd20)")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which checkpoint is measured (best)")
+    add_sanity(parser)
 
 
 def _warn(recipe: Recipe, points: tuple[Point, ...]) -> None:
@@ -42,7 +43,8 @@ def run_sweep(arguments: argparse.Namespace) -> int:
 
     request = SweepRequest(
         train_request(arguments, recipe), recipe, over, tuple(range(arguments.seed, arguments.seed + arguments.seeds)),
-        AttackChoice(arguments.attack, parse_settings(arguments.attack_set)), arguments.checkpoint, console(arguments),
+        AttackChoice(arguments.attack, parse_settings(arguments.attack_set)), arguments.checkpoint, sanity_gate(arguments),
+        console(arguments),
     )  # fmt: skip
     try:
         collected = sweep(request)

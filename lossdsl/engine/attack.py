@@ -30,6 +30,11 @@ class Attack(Compiled):
         return self.recipe.hash
 
     @property
+    def domain(self) -> tuple[Any, Any] | None:
+        """The smallest and largest value of an input (numbers, or one per channel); None: all reals."""
+        return self.recipe.domain
+
+    @property
     def settings(self) -> list[dict[str, Any]]:
         """Per run: its name, solver, options, start, set and radius."""
         from lossdsl.check.typed import show

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from rich.console import Console
@@ -21,6 +21,7 @@ from lossdsl.run.check import check_data, check_model
 from lossdsl.run.checkpoint import Checkpoint, read_checkpoint
 from lossdsl.run.data import DataRequest, DataSet, load_data
 from lossdsl.run.examples import Split
+from lossdsl.run.files import write_json
 from lossdsl.run.measure import Clean, Measurement, Setting, measure, predict, units
 from lossdsl.run.models import ModelInput, build_model
 from lossdsl.run.others import Other, build_others, resolve_others
@@ -33,13 +34,23 @@ from lossdsl.run.rng import choose_device, derive, seeded
 from lossdsl.run.stored import digest, load_weights, read_manifest, weights_part
 
 
+class SanityGate(Protocol):
+    """Judges a measured model (lossdsl.sanity): a report as JSON values with the line `summary`. `name` says what it does, and is part of
+    the report."""
+
+    @property
+    def name(self) -> Mapping[str, Any]: ...
+    def __call__(self, model: nn.Module, attack: Attack, split: Split, setting: Setting, found: Measurement) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True)
 class EvaluateRequest:
     """What `lossdsl evaluate` was asked for.
 
     The radius (eps) is that of the run, unless `overrides` names another. `limit` measures only the first examples. `data` replaces the
     run's own data (a transfer test, or a data set given as tensors); `data_root` says where the run's data is now. `binds`: for every
-    other model of the suite, the directory of a run. `fresh`: measure again, also what is known.
+    other model of the suite, the directory of a run. `fresh`: measure again, also what is known. `sanity`: what judges the model and the
+    numbers before they are returned.
     """
 
     run: Path
@@ -57,12 +68,13 @@ class EvaluateRequest:
     workers: int = 0
     binds: Mapping[str, str] = field(default_factory=dict)
     fresh: bool = False
+    sanity: SanityGate | None = None
     console: Console | None = None
 
 
 @dataclass(frozen=True)
 class EvaluateResult(Evaluation):
-    """An evaluation of a run. file: its JSON; the masks of broken examples lie beside it."""
+    """An evaluation of a run. file: its JSON; the masks of broken examples lie beside it. sanity: the gate's report, None without one."""
 
     file: Path
     run: Path
@@ -70,10 +82,11 @@ class EvaluateResult(Evaluation):
     epoch: int
     data: str
     split: str
+    sanity: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         place = {"run": str(self.run), "checkpoint": self.checkpoint, "epoch": self.epoch, "data": self.data, "split": self.split}
-        return {**place, **super().to_json(), "file": str(self.file), "masks": str(masks_path(self.file))}
+        return {**place, **super().to_json(), "sanity": self.sanity, "file": str(self.file), "masks": str(masks_path(self.file))}
 
 
 def evaluate(request: EvaluateRequest) -> EvaluateResult:
@@ -90,7 +103,7 @@ def evaluate_all(request: EvaluateRequest, attacks: Sequence[str]) -> Iterator[E
     """The same for several suites, one after the other; the clean predictions are made once."""
     device = choose_device(request.device)
     suites = _suites(request, attacks)
-    subject = _subject(request, device)
+    subject = open_subject(request, device)
     with seeded(derive(request.seed, "evaluate"), device):
         clean: Clean | None = None
         for name in attacks:
@@ -100,7 +113,7 @@ def evaluate_all(request: EvaluateRequest, attacks: Sequence[str]) -> Iterator[E
 
 
 @dataclass(frozen=True)
-class _Subject:
+class Subject:
     """A checkpoint with its model and the examples it is measured on."""
 
     about: Mapping[str, Any]
@@ -122,7 +135,8 @@ class _Subject:
         return self.about["identity"]["params"]
 
 
-def _subject(request: EvaluateRequest, device: torch.device) -> _Subject:
+def open_subject(request: EvaluateRequest, device: torch.device) -> Subject:
+    """The model and the examples of a request. Raises UserError as `evaluate` does."""
     about = read_manifest(request.run)
     identity = about["identity"]
     data = _data(request, identity["data"])
@@ -143,7 +157,7 @@ def _subject(request: EvaluateRequest, device: torch.device) -> _Subject:
         part = weights_part(found)
         load_weights(model, found, path, part)
         check_model(model, split, classes, identity["model"], device, dtype, finite=False)
-    return _Subject(about, found, model, data, split, device, dtype, digest(identity["model"], found.part(part)))
+    return Subject(about, found, model, data, split, device, dtype, digest(identity["model"], found.part(part)))
 
 
 def _suites(request: EvaluateRequest, attacks: Sequence[str]) -> dict[str, tuple[Other, ...]]:
@@ -163,7 +177,7 @@ def _suites(request: EvaluateRequest, attacks: Sequence[str]) -> dict[str, tuple
     return {name: resolve_others(found, {k: v for k, v in request.binds.items() if k in found}) for name, found in models.items()}
 
 
-def _one(request: EvaluateRequest, subject: _Subject, others: tuple[Other, ...], clean: Clean | None) -> EvaluateResult:
+def _one(request: EvaluateRequest, subject: Subject, others: tuple[Other, ...], clean: Clean | None) -> EvaluateResult:
     models = build_others(others, subject.data, request.seed, subject.device, subject.dtype)
     overrides = AttackChoice(request.attack, request.overrides).resolved(subject.params)
     overrides = {name: value for name, value in overrides.items() if name in attack_suite(request.attack).params}
@@ -173,7 +187,8 @@ def _one(request: EvaluateRequest, subject: _Subject, others: tuple[Other, ...],
     label = re.sub(r"[^A-Za-z0-9_.-]+", "_", attack.name)
     file = request.run / f"evaluate-{label}-{request.which}-{key[:8]}.json"
     if not request.fresh and (known := known_result(file, key)):
-        return _result(request, subject, attack, file, known[1], str(known[0]["device"]), True)
+        result = _result(request, subject, attack, file, known[1], str(known[0]["device"]), True)
+        return _judged(request, subject, attack, result, known[0])
     with stored_pieces(request.run / f".evaluate-{key[:16]}", request.fresh) as pieces:
         file.unlink(missing_ok=True)
         reporter, setting = Reporter(request.console), Setting(subject.device, subject.dtype, request.seed, request.batch)
@@ -181,12 +196,24 @@ def _one(request: EvaluateRequest, subject: _Subject, others: tuple[Other, ...],
             clean = clean or predict(subject.model, subject.split, setting)
             got = measure(subject.model, attack, subject.split, setting, clean=clean, pieces=pieces, advance=reporter.advance)
         result = _result(request, subject, attack, file, got, str(subject.device), False)
-        write_result(file, {"key": key, **result.to_json()}, got)
-    return result
+        value = {"key": key, **result.to_json()}
+        write_result(file, value, got)
+    return _judged(request, subject, attack, result, value)
+
+
+def _judged(request: EvaluateRequest, subject: Subject, attack: Attack, result: EvaluateResult, value: dict[str, Any]) -> EvaluateResult:
+    """The result with what the sanity gate says of it, which is kept in its file (`value`)."""
+    gate, known = request.sanity, value.get("sanity")
+    if gate is None or (known and known.get("gate") == gate.name):
+        return replace(result, sanity=known)
+    setting = Setting(subject.device, subject.dtype, request.seed, request.batch)
+    report = {"gate": dict(gate.name), **gate(subject.model, attack, subject.split, setting, result.measurement)}
+    write_json(result.file, {**value, "sanity": report})
+    return replace(result, sanity=report)
 
 
 def _result(
-    request: EvaluateRequest, subject: _Subject, attack: Attack, file: Path, found: Measurement, device: str, cached: bool
+    request: EvaluateRequest, subject: Subject, attack: Attack, file: Path, found: Measurement, device: str, cached: bool
 ) -> EvaluateResult:
     return EvaluateResult(
         attack=attack.name, count=attack.count, settings=tuple(dict(row) for row in attack.settings), seed=request.seed, device=device,
@@ -195,7 +222,7 @@ def _result(
     )  # fmt: skip
 
 
-def _key(request: EvaluateRequest, subject: _Subject, attack: Attack, others: Sequence[Other]) -> str:
+def _key(request: EvaluateRequest, subject: Subject, attack: Attack, others: Sequence[Other]) -> str:
     """SHA-256 of all that the numbers depend on."""
     content = {
         "version": [__version__, FORMAT], "model": subject.digest, "suite": attack.hash, "seed": request.seed,

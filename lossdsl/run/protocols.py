@@ -97,6 +97,11 @@ class Attack(Protocol):
     @property
     def helpers(self) -> Sequence[nn.Module]: ...
     @property
+    def domain(self) -> tuple[Bound, Bound] | None:
+        """The range of the inputs; None: all reals."""
+        ...
+
+    @property
     def hash(self) -> str:
         """Equal for equal suites with equal params."""
         ...

@@ -136,6 +136,9 @@ def _notes(results: Sequence[Evaluation]) -> Iterator[str]:
     for result in results:
         if result.not_finite:
             yield f"{_model(result)} {result.not_finite} examples have outputs that are not finite; they count as wrong".strip()
+    for result in results:
+        if isinstance(result, EvaluateResult) and result.sanity is not None:
+            yield f"{result.attack}: {result.sanity['summary']}" if len(results) > 1 else str(result.sanity["summary"])
     yield from dict.fromkeys(f"data: {result.data}" for result in results if isinstance(result, EvaluateResult))
     for result in results:
         if isinstance(result, EvaluateResult):

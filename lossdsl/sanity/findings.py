@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lossdsl.run.passes import Passes
+
 Status = Literal["passed", "finding", "error", "not run"]
 Number = float | int | str
 
@@ -75,17 +77,9 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Passes of single examples through the model; `differentiated` of them were followed by a backward pass."""
-
-    forward: int
-    differentiated: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Report:
-    """Every check of one model under one threat: `radius` in `norm`, on `examples` examples of which `right` are classified correctly."""
+    """Every check of one model under one threat: `radius` in `norm`, on `examples` examples of which `right` are classified correctly.
+    `level` is that of each test; `passes` and `seconds` are what the checks cost."""
 
     outcomes: tuple[Outcome, ...]
     budget: str
@@ -94,7 +88,8 @@ class Report:
     norm: str
     radius: float
     level: float
-    cost: Cost
+    passes: Passes
+    seconds: float
 
     @property
     def findings(self) -> tuple[Outcome, ...]:
@@ -111,11 +106,11 @@ class Report:
         each = max(self.examples, 1)
         return (
             f"sanity: {len(self.outcomes)} checks ({count['passed']} passed, {count['not run']} not run), findings: {found}; "
-            f"{self.cost.forward / each:.0f} forward and {self.cost.differentiated / each:.0f} backward passes per example "
-            f"on {self.examples} examples, {self.cost.seconds:.1f} s"
+            f"{self.passes.forward_examples / each:.0f} forward and {self.passes.backward_examples / each:.0f} backward passes "
+            f"per example on {self.examples} examples, {self.seconds:.1f} s"
         )
 
     def to_json(self) -> dict[str, Any]:
-        plain = {name: getattr(self, name) for name in ("budget", "examples", "right", "norm", "radius", "level")}
-        cost = {"forward": self.cost.forward, "differentiated": self.cost.differentiated, "seconds": self.cost.seconds}
-        return {**plain, "cost": cost, "findings": [o.code for o in self.findings], "checks": [o.to_json() for o in self.outcomes]}
+        plain = {name: getattr(self, name) for name in ("budget", "examples", "right", "norm", "radius", "level", "seconds")}
+        checks = [outcome.to_json() for outcome in self.outcomes]
+        return {**plain, "passes": self.passes.to_json(), "findings": [outcome.code for outcome in self.findings], "checks": checks}

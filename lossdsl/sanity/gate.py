@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 from lossdsl.diagnostics import UserError, did_you_mean
 from lossdsl.run.check import check_inputs
 from lossdsl.run.measure import evaluation_mode
+from lossdsl.run.passes import counted
 from lossdsl.run.rng import derive, seeded
 from lossdsl.sanity import gradients, numbers, outputs, strength  # noqa: F401  (their checks enter the table on import)
 from lossdsl.sanity.catalogue import ROWS, Row
 from lossdsl.sanity.findings import Outcome, Report, Verdict, not_run
 from lossdsl.sanity.probes import Threat
 from lossdsl.sanity.statistics import LEVEL, enough
-from lossdsl.sanity.subject import BUDGETS, Measured, Meter, Settings, Stopped, Subject
+from lossdsl.sanity.subject import BUDGETS, Measured, Settings, Stopped, Subject
 
 DEFAULT = Settings()
 NORMS = ("linf", "l2", "l1")
@@ -44,8 +46,8 @@ def check_model(
     _check_arguments(model, x, y, threat, settings)
     x, y = (values[: BUDGETS[settings.budget].examples].detach() for values in (x, y))
     check_inputs(x, torch.arange(len(x)), threat.domain, "x")
-    given, meter = model.training, Meter(model, *surrogates)
-    with seeded(derive(settings.seed, "sanity"), x.device), evaluation_mode(model), evaluation_modes(surrogates):
+    given, started = model.training, time.monotonic()
+    with seeded(derive(settings.seed, "sanity"), x.device), evaluation_modes((model, *surrogates)), counted(model, *surrogates) as calls:
         training = tuple(name or "the model itself" for name, module in model.named_modules() if module.training)
         subject = Subject(
             model, x, y.long(), threat, settings,
@@ -53,9 +55,9 @@ def check_model(
         )  # fmt: skip
         _probe(subject)
         outcomes = _outcomes(subject)
-    cost = meter.close()
+        passes = calls.take()
     right = int(subject.correct.sum()) if _usable(outcomes) else 0
-    return Report(tuple(outcomes), settings.budget, len(x), right, threat.norm, threat.radius, LEVEL, cost)
+    return Report(tuple(outcomes), settings.budget, len(x), right, threat.norm, threat.radius, LEVEL, passes, time.monotonic() - started)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +16,6 @@ from lossdsl.engine.api import compile
 from lossdsl.front import parse_recipe
 from lossdsl.run.measure import Rate
 from lossdsl.run.rng import derive, generator
-from lossdsl.sanity.findings import Cost
 from lossdsl.sanity.probes import CE, Threat
 
 
@@ -63,25 +61,6 @@ MOST = 1e30
 
 class Stopped(Exception):  # noqa: N818  (what happened, not a fault of ours)
     """An attack could not go on: an objective that is not finite, a model that fails on attacked inputs."""
-
-
-class Meter:
-    """Counts the examples that pass through a model, and those of them whose output can be differentiated."""
-
-    def __init__(self, *models: nn.Module) -> None:
-        self.forward = self.differentiated = 0
-        self._started = time.monotonic()
-        self._handles = [model.register_forward_hook(self._count) for model in models]
-
-    def _count(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        examples = len(inputs[0]) if inputs and isinstance(inputs[0], Tensor) else 0
-        self.forward += examples
-        self.differentiated += examples if isinstance(output, Tensor) and output.requires_grad else 0
-
-    def close(self) -> Cost:
-        for handle in self._handles:
-            handle.remove()
-        return Cost(self.forward, self.differentiated, time.monotonic() - self._started)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from lossdsl.diagnostics import NotFiniteError, UserError
 from lossdsl.engine.api import step_compiler
 from lossdsl.front import Recipe
 from lossdsl.run.data import DataSet, load_data
-from lossdsl.run.evaluate import EvaluateRequest, evaluate
+from lossdsl.run.evaluate import EvaluateRequest, SanityGate, evaluate
 from lossdsl.run.files import read_json, write_json
 from lossdsl.run.progress import Reporter
 from lossdsl.run.request import AttackChoice, TrainRequest
@@ -32,7 +32,7 @@ class SweepRequest:
 
     `template`: how every run is trained; its `out` is the directory of the sweep, its recipe and seed are replaced for each run.
     `recipe`: the template's, before values are put in. `over`: values by param. `seeds`: those of the runs. `attack`: the suite that
-    measures `checkpoint` of each run; its eps is that of the run unless overridden.
+    measures `checkpoint` of each run; its eps is that of the run unless overridden. `sanity`: what judges each measurement.
     """
 
     template: TrainRequest
@@ -41,6 +41,7 @@ class SweepRequest:
     seeds: tuple[int, ...] = (0,)
     attack: AttackChoice = AttackChoice("pgd20")
     checkpoint: Literal["best", "last"] = "best"
+    sanity: SanityGate | None = None
     console: Console | None = None
 
 
@@ -156,6 +157,7 @@ def _one(request: SweepRequest, point: Point, seed: int) -> Run:
     assert found.robust is not None
     return Run(
         seed, asked.out, "finished", found.clean.value, found.robust.value, found.epoch, result.seconds, evaluation=found.file.name,
+        findings=None if found.sanity is None or request.sanity is None else tuple(found.sanity["findings"]),
     )  # fmt: skip
 
 
@@ -163,5 +165,5 @@ def _evaluation(request: SweepRequest, asked: TrainRequest) -> EvaluateRequest:
     data = asked.data if isinstance(asked.data, DataSet) else None
     return EvaluateRequest(
         run=asked.out, compile_attack=asked.compile_attack, attack=request.attack.name, overrides=request.attack.overrides,
-        which=request.checkpoint, device=asked.device, batch=asked.eval_batch, data=data,
+        which=request.checkpoint, device=asked.device, batch=asked.eval_batch, data=data, sanity=request.sanity,
     )  # fmt: skip

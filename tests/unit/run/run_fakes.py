@@ -105,6 +105,7 @@ class FakeAttack:
         row = {"solver": "pgd", "steps": steps, "restarts": 1, "step": eps / 4, "start": "uniform", "norm": "linf", "radius": eps}
         self.settings: Sequence[Mapping[str, Any]] = [{"name": "ce", **row}]
         self.hash = f"{name} {eps} {steps}"
+        self.domain = (0.0, 1.0)
 
     def run(self, x: Tensor, y: Tensor, *, generator: Randomness, only: str | None = None) -> dict[str, tuple[Tensor, Tensor | None]]:
         return {"ce": (pgd(self.model, x, y, self.eps, self.eps / 4, self.steps, generator), None)}

@@ -201,6 +201,6 @@ def test_the_report_is_json_and_says_what_it_cost() -> None:
     value = json.loads(json.dumps(got.to_json(), allow_nan=False))
     assert value["findings"] == found(got) and [row["code"] for row in value["checks"]] == sorted(ROWS)
     assert all(row[key] for row in value["checks"] for key in ("title", "claim", "remedy", "reference", "detail"))
-    assert value["cost"]["forward"] > value["cost"]["differentiated"] > 10 * 128
+    assert value["passes"]["forward_examples"] > value["passes"]["backward_examples"] > 10 * 128
     assert got.summary().startswith(f"sanity: {len(ROWS)} checks (")
     assert "S07 gradients are not zero, S11" in got.summary() and "forward and" in got.summary()
