@@ -2,6 +2,8 @@
 
 catalogue  files to laws                 problem   one statement at fixed whole numbers, as a search sees it
 lower      expressions to closures       exact     the same expressions in high precision
-strategies examples by hypothesis        search    examples, gradients, confirmation, shrinking
+search     one statement: what is tried when; hunt at one choice of whole numbers, by
+           draws, moves and strategies (examples), ascent (gradients), pool (the best rows), suspects (what is worth an exact look),
+           refine (hypotheses that are equations), shrink (small counterexamples)
 verdict    what became of a statement    report    tables and JSON
 """

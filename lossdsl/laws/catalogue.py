@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,30 +45,6 @@ class Law:
         if report.failed:
             raise RecipeError(self.source, [d for d in report.diagnostics if d.severity == "error"])
         return found
-
-    def shapes(self, seed: int, most: int) -> Iterator[TypedLaw]:
-        """The law at different choices, the first ones first, then all options of one after the other at random; at most `most`."""
-        generator, seen = random.Random(seed), set()
-        for n in range(4 * most):
-            law = self._drawn(generator) if n else self.first
-            key = tuple(sorted((k, repr(v)) for k, v in law.choices.items()))
-            if key in seen:
-                continue
-            seen.add(key)
-            yield law
-            if len(seen) >= most or not law.choices:
-                return
-
-    def _drawn(self, generator: random.Random) -> TypedLaw:
-        """Choice by choice, since later options depend on earlier choices; small ones are as likely as large ones together."""
-        chosen: dict[str, Choice] = {}
-        law = self.first
-        while left := [name for name in law.options if name not in chosen]:
-            options = law.options[left[0]]
-            few = options[:3] if generator.random() < 0.5 else options
-            chosen[left[0]] = generator.choice(few)
-            law = self.at(chosen)
-        return law
 
 
 def laws_of(source: Source) -> list[Law]:

@@ -29,6 +29,6 @@ def number_text(v: Any) -> str:
         return str(v)
     if abs(v) < 1e6:
         near = Fraction(float(v)).limit_denominator(LARGEST_DENOMINATOR)
-        if abs(mpf(near.numerator) / near.denominator - v) <= mpf(10) ** -40:
+        if abs(mpf(near.numerator) / near.denominator - v) <= mpf(10) ** -40 * abs(v):
             return str(near)
     return str(mp.nstr(v, 6))

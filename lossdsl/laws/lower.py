@@ -44,6 +44,11 @@ class Piece:
         self._closure = Closure(plan.upper.code, kinds, lambda i: source.where(i.span))
         self._size = plan.size
 
+    @property
+    def length(self) -> int:
+        """How many instructions it has."""
+        return len(self._closure.steps)
+
     def run(self, frame: Frame) -> list[Tensor]:
         return self._results(frame, self._filled(frame))
 

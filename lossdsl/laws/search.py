@@ -1,97 +1,141 @@
-"""The search for a counterexample of one statement: examples at many choices of whole numbers, and their confirmation."""
+"""The search for a counterexample of one statement: many choices of whole numbers first, then the most promising ones in depth."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from lossdsl.check.law_typed import TypedLaw
+from lossdsl.check.law_typed import Choice, TypedLaw
 from lossdsl.laws.catalogue import Law, excerpt
 from lossdsl.laws.exact_values import shown
+from lossdsl.laws.hunt import Budget, Hunt, generator
 from lossdsl.laws.problem import Assignment, Problem
+from lossdsl.laws.shapes import neighbours, shapes
+from lossdsl.laws.shrink import shrunk
 from lossdsl.laws.strategies import explore
+from lossdsl.laws.suspects import Tally
 from lossdsl.laws.verdict import Counterexample, LawReport, Tried, Verdict
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to search: choices of whole numbers, examples at each, and a limit in seconds per statement."""
+    """How long to search a statement: `work` in about microseconds, counted and not measured, at most `shapes` choices of whole
+    numbers, `examples` of Hypothesis, and a limit in seconds. Only the limit depends on the machine."""
 
     seed: int = 0
-    shapes: int = 8
-    examples: int = 200
+    shapes: int = 48
+    examples: int = 60
+    work: float = 2e6
     seconds: float = 20.0
 
     def hard(self) -> Effort:
-        """Many times the examples."""
-        return replace(self, shapes=4 * self.shapes, examples=10 * self.examples, seconds=15 * self.seconds)
+        """Many times the work."""
+        return replace(self, shapes=8 * self.shapes, examples=10 * self.examples, work=30 * self.work, seconds=30 * self.seconds)
 
 
+@dataclass
 class _Search:
-    """One statement at one choice of whole numbers; counts what it does."""
+    """One statement."""
 
-    def __init__(self, problem: Problem, deadline: float) -> None:
-        self.problem, self.deadline = problem, deadline
-        self.satisfied = self.examples = self.confirmed = 0
-        self.closest: float | None = None
-        self.undecided = False
+    law: Law
+    index: int
+    effort: Effort
+    began: float = field(default_factory=time.monotonic)
+    tally: Tally = field(default_factory=Tally)
+    hunts: dict[str, Hunt] = field(default_factory=dict)
+    found: tuple[Hunt, Assignment] | None = None
 
-    def judge(self, assignment: Assignment) -> tuple[float | None, bool]:
-        """The violation where the hypotheses hold, and whether this is a counterexample."""
-        if time.monotonic() > self.deadline:
-            return None, False
-        self.examples += 1
-        found = self.problem.evaluate(self.problem.tensors([assignment]), assignment.charts)
-        if not bool(found.satisfied[0]):
-            return None, False
-        self.satisfied += 1
-        violation = float(found.violation[0])
-        if self.closest is None or violation > self.closest:
-            self.closest = violation
-        return violation, bool(found.suspicious[0]) and self.refutes(assignment)
+    def over(self, budget: Budget) -> bool:
+        return self.found is not None or budget.left <= 0 or time.monotonic() - self.began > self.effort.seconds
 
-    def refutes(self, assignment: Assignment) -> bool:
-        self.confirmed += 1
-        confirmation = self.problem.confirm(assignment)
-        self.undecided |= confirmation.hypotheses is not False and confirmation.holds is None
-        return confirmation.refuted
+    def hunt(self, typed: TypedLaw) -> Hunt:
+        """Of one choice, kept."""
+        key = repr(sorted(typed.choices.items()))
+        if key not in self.hunts:
+            problem = Problem(typed, typed.statements[self.index], self.law.source)
+            self.hunts[key] = Hunt(problem, self.tally, generator(self.effort.seed, self.index, len(self.hunts)))
+        return self.hunts[key]
+
+    def keep(self, hunt: Hunt, found: bool) -> bool:
+        if found:
+            assert hunt.found is not None
+            self.found = hunt, hunt.found
+        return found
+
+    def run(self) -> None:
+        """All choices shortly, then the best ones in turn, in portions of every kind."""
+        budget = Budget(self.effort.work)
+        for n, typed in enumerate(shapes(self.law, self.effort.seed, self.effort.shapes)):
+            if self.over(budget) or (n and budget.left < self.effort.work / 2):
+                break
+            hunt = self.hunt(typed)
+            if self.keep(hunt, _first_look(hunt, budget)):
+                return
+            if n < 2 and self.keep(hunt, self._examples(hunt, n)):
+                return
+        turn = 0
+        while not self.over(budget):
+            hunt = self._next(turn)
+            self.keep(hunt, _portion(hunt, turn, budget))
+            turn += 1
+
+    def _examples(self, hunt: Hunt, n: int) -> bool:
+        """Hypothesis."""
+        judge = hunt.judge
+        explore(hunt.problem, self.effort.seed + n, self.effort.examples, judge.one)
+        return judge.found is not None
+
+    def _next(self, turn: int) -> Hunt:
+        """The most promising choices in turn; now and then a neighbour of the best one, or any."""
+        order = sorted(self.hunts.values(), key=lambda h: -h.best)
+        if turn % 8 == 7:
+            best = order[0].problem.law.choices
+            for typed in neighbours(self.law, best):
+                if repr(sorted(typed.choices.items())) not in self.hunts:
+                    return self.hunt(typed)
+        places = (0, 1, 0, 2, 0, 1, 3, 4)
+        return order[min(places[turn % 8], len(order) - 1)] if turn % 3 else order[turn // 3 % len(order)]
+
+
+def _first_look(hunt: Hunt, budget: Budget) -> bool:
+    return hunt.sweep(768, budget) or hunt.evolve(512, 1, budget)
+
+
+def _portion(hunt: Hunt, turn: int, budget: Budget) -> bool:
+    """One kind of search after the other."""
+    if hunt.problem.where and hunt.restore(budget):
+        return True
+    if hunt.ascend(budget) or hunt.evolve(1024, 4, budget):
+        return True
+    return hunt.sweep(1024, budget) or hunt.plain(16384, budget)
 
 
 def check_statement(law: Law, index: int, effort: Effort) -> Verdict:
     """The verdict on one claim or refute of a law."""
-    began = time.monotonic()
     statement = law.first.statements[index]
+    search = _Search(law, index, effort)
+    search.run()
     text = excerpt(law.source, statement.span)
-    tried, undecided = Tried(), False
-    for n, typed in enumerate(law.shapes(effort.seed, effort.shapes)):
-        problem = Problem(typed, typed.statements[index], law.source)
-        search = _Search(problem, began + effort.seconds)
-        found = explore(problem, effort.seed + n, effort.examples, search.judge)
-        undecided |= search.undecided
-        tried = _added(tried, search, time.monotonic() - began)
-        if found is not None:
-            return Verdict(statement, text, "refuted", tried, counterexample(typed, problem, found))
-        if time.monotonic() > began + effort.seconds:
-            break
-    outcome = "vacuous" if not tried.satisfied else "undecided" if undecided else "holds"
-    return Verdict(statement, text, outcome, tried)
+    if search.found is not None:
+        hunt, assignment = search.found
+        small = shrunk(hunt.problem, assignment)
+        found = counterexample(hunt.problem.law.choices, hunt.problem, small)
+        return Verdict(statement, text, "refuted", _tried(search), found)
+    tally = search.tally
+    outcome = "vacuous" if not tally.attained else "undecided" if tally.undecided else "holds"
+    return Verdict(statement, text, outcome, _tried(search))
 
 
-def _added(tried: Tried, search: _Search, seconds: float) -> Tried:
-    known = [v for v in (tried.closest, search.closest) if v is not None]
-    return Tried(
-        tried.satisfied + search.satisfied, tried.examples + search.examples, tried.confirmed + search.confirmed, tried.shapes + 1, seconds,
-        max(known, default=None),
-    )  # fmt: skip
+def _tried(search: _Search) -> Tried:
+    t = search.tally
+    return Tried(t.satisfied, t.examples, t.confirmed, len(search.hunts), time.monotonic() - search.began, t.closest)
 
 
-def counterexample(typed: TypedLaw, problem: Problem, found: Assignment) -> Counterexample:
-    return Counterexample(typed.choices, found, problem.confirm(found), shown(problem, found))
+def counterexample(choices: dict[str, Choice], problem: Problem, found: Assignment) -> Counterexample:
+    return Counterexample(choices, found, problem.confirm(found), shown(problem, found))
 
 
 def check_law_file(law: Law, effort: Effort) -> LawReport:
     """The verdict on every statement of a law."""
     verdicts = tuple(check_statement(law, n, effort) for n in range(len(law.first.statements)))
     return LawReport(law.name, law.first.title or law.name, law.first.source, law.source.where(law.recipe.declaration.span), verdicts)
-
-

@@ -1,4 +1,4 @@
-"""The sections of `explain` that spell out what a game's text leaves to defaults."""
+"""A game with everything spelled out that its text leaves to defaults: `lossdsl explain`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 DEFAULT = "  (default)"
 
 
-def game_sections(recipe: Recipe) -> list[list[str]]:
-    """Values of params, players with their sets and objectives, the field, the data, the solver with every option: sections of lines."""
+def explain_game(recipe: Recipe) -> str:
+    """Values of params, players with their sets and objectives, the field, the data, and the solver with every option."""
     game = recipe.game
-    sections = [_params(recipe), _models(game), _samples(game), _data(game), *(_player(game, p) for p in game.players)]
-    return sections + [_field(game), _logs(game), _solver(game)]
+    head = [f"game {game.name}"]
+    head += [f"  {word:<11}{text}" for word, text in (("title", game.title), ("source", game.source)) if text]
+    sections = [head, _params(recipe), _models(game), _samples(game), _data(game), *(_player(game, p) for p in game.players)]
+    sections += [_field(game), _logs(game), _solver(game)]
+    return "\n\n".join("\n".join(section) for section in sections if section)
 
 
 def _row(name: str, text: str, default: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""The sections of `explain` that spell out what a recipe's text leaves to defaults."""
+"""A recipe with everything spelled out that its text leaves to defaults: `lossdsl explain`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from lossdsl.check.typed import TypedFind, TypedLevel, TypedSet, number_text, show, walk
+from lossdsl.explain_game import explain_game
 from lossdsl.lang.ops import OPERATIONS
 from lossdsl.lang.specs import OPTIMIZERS, SETS, SOLVERS
 from lossdsl.lang.types import Kind
@@ -26,22 +27,24 @@ _COUNTS = {
 }
 
 
-def settings_sections(recipe: Recipe) -> list[list[str]]:
-    """Values of params, sets, solvers, modes, gradient flow, reductions, training, formulas: sections of lines."""
-    sections = [_params(recipe), _input(recipe), _models(recipe), _samples(recipe), _states(recipe)]
+def explain(recipe: Recipe) -> str:
+    """The recipe as a reader needs it: values of params, sets, solvers, modes, gradient flow, reductions, training, formulas."""
+    if recipe.kind == "game":
+        return explain_game(recipe)
+    sections = [_header(recipe), _params(recipe), _input(recipe), _models(recipe), _samples(recipe), _states(recipe)]
     sections += [_find(stage) if isinstance(stage, TypedFind) else _level(recipe, stage) for stage in recipe.typed.stages]
-    return sections + [_upper(recipe), _logs(recipe), _train(recipe), _count(recipe), _formulas(recipe)]
+    sections += [_upper(recipe), _logs(recipe), _train(recipe), _count(recipe), _formulas(recipe)]
+    return "\n\n".join("\n".join(section) for section in sections if section)
 
 
 def _row(name: str, text: str, default: bool = False) -> str:
     return f"  {name:<{_WIDTH}}{text}{DEFAULT if default else ''}".rstrip()
 
 
-def heading(recipe: Recipe) -> list[str]:
-    """Kind, name, title and source."""
+def _header(recipe: Recipe) -> list[str]:
     lines = [f"{recipe.kind} {recipe.name}"]
-    if recipe.declared.title:
-        lines.append(_row("title", recipe.declared.title))
+    if recipe.typed.title:
+        lines.append(_row("title", recipe.typed.title))
     if recipe.source_note:
         lines.append(_row("source", recipe.source_note))
     return lines

@@ -1,0 +1,114 @@
+"""Points that satisfy hypotheses exactly, or to a hundred digits, from points that do so in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+from lossdsl.check.law_typed import Relation
+from lossdsl.laws.exact import Run
+from lossdsl.laws.numbers import base, isfinite, mp, mpf
+from lossdsl.laws.problem import Assignment, Problem
+
+DIGITS = 260
+"""Of the arithmetic; a point found keeps two thirds of them."""
+STEPS = 12
+DENOMINATORS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 60, 100, 1000)
+
+
+def refined(problem: Problem, assignment: Assignment) -> Assignment | None:
+    """A nearby point that satisfies the hypotheses: a rational one if rounding leads to one, else by Newton's method."""
+    for near in rounded(assignment):
+        if problem.confirm(near).hypotheses is True:
+            return near
+    return _newton(problem, assignment)
+
+
+def rounded(assignment: Assignment) -> Iterator[Assignment]:
+    """Numbers replaced by fractions of small denominators, where one is near to all of them."""
+    for most in DENOMINATORS:
+        values = {name: tuple(_fraction(v, most) for v in numbers) for name, numbers in assignment.values.items()}
+        yield Assignment(values, assignment.charts)
+
+
+def _fraction(v: Any, most: int) -> Any:
+    """v itself where no such fraction is within 1e-6 of it, relative to 1 + |v|."""
+    if isinstance(v, int) or not abs(v) < 1e6:
+        return v
+    near = Fraction(v).limit_denominator(most)
+    return near if abs(float(near) - float(v)) <= 1e-6 * (1 + abs(float(v))) else v
+
+
+def _newton(problem: Problem, assignment: Assignment) -> Assignment | None:
+    """One hypothesis after the other: the number that it depends on most is moved until the sides agree."""
+    relations = [leaf for r in problem.where for leaf in _leaves(r)]
+    with mp.workdps(DIGITS):
+        values = {name: [_exact(v) for v in numbers] for name, numbers in assignment.values.items()}
+        for _ in range(STEPS):
+            missed = [r for r in relations if _gap(problem, r, values, assignment.charts, DIGITS) > mpf(10) ** -(4 * DIGITS // 5)]
+            if not missed:
+                break
+            for r in missed:
+                if not _step(problem, r, values, assignment.charts):
+                    return None
+        kept = {name: tuple(_kept(v) for v in numbers) for name, numbers in values.items()}
+    found = Assignment(kept, assignment.charts)
+    return found if problem.confirm(found).hypotheses is True else None
+
+
+def _leaves(r: Relation) -> list[Relation]:
+    """The comparisons of conjunctions; alternatives are left alone."""
+    if r.op == "and":
+        return [leaf for part in r.parts for leaf in _leaves(part)]
+    return [] if r.parts else [r]
+
+
+def _difference(problem: Problem, r: Relation, values: dict[str, list[Any]], charts: dict[str, str], digits: int) -> Any:
+    run = Run(problem.exact, {name: tuple(v) for name, v in values.items()}, charts, digits)
+    assert r.left is not None and r.right is not None
+    return base(run.value(r.left)) - base(run.value(r.right))
+
+
+def _gap(problem: Problem, r: Relation, values: dict[str, list[Any]], charts: dict[str, str], digits: int) -> Any:
+    """By how much it is missed."""
+    d = _difference(problem, r, values, charts, digits)
+    if not isfinite(d):
+        return mpf(0)
+    return {"<=": max(d, 0), "<": max(d, 0), ">=": max(-d, 0), ">": max(-d, 0), "==": abs(d), "!=": mpf(0)}[r.op]
+
+
+def _step(problem: Problem, r: Relation, values: dict[str, list[Any]], charts: dict[str, str]) -> bool:
+    """Newton's step in the one number with the largest derivative; a strict hypothesis is overshot by a little."""
+    here = _difference(problem, r, values, charts, DIGITS)
+    h = mpf(10) ** -(DIGITS // 2)
+    slopes = []
+    for name, numbers in values.items():
+        for i, v in enumerate(numbers):
+            if isinstance(v, int):
+                continue
+            numbers[i] = v + h
+            slope = (_difference(problem, r, values, charts, DIGITS) - here) / h
+            numbers[i] = v
+            if isfinite(slope):
+                slopes.append((abs(slope) * (1 + abs(v)), slope, name, i))
+    if not slopes:
+        return False
+    weight, slope, name, i = max(slopes, key=lambda s: s[0])
+    if not weight:
+        return False
+    spare = {"<": -1, ">": 1}.get(r.op, 0) * (abs(here) + mpf(10) ** -20)
+    values[name][i] -= (here - spare) / slope
+    return True
+
+
+def _exact(v: Any) -> Any:
+    return v if isinstance(v, int) else mpf(v.numerator) / v.denominator if isinstance(v, Fraction) else mpf(v)
+
+
+def _kept(v: Any) -> Any:
+    """A fraction with two thirds of the digits."""
+    if isinstance(v, int):
+        return v
+    unit = 10 ** (2 * DIGITS // 3)
+    return Fraction(int(mp.nint(v * unit)), unit) if abs(v) < 1e6 else float(v)
