@@ -54,7 +54,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "lossdsl.adaptive": ("lossdsl.diagnostics", "lossdsl.front", "lossdsl.check.typed", "lossdsl.syntax.tree", "lossdsl.syntax.format"),
     "lossdsl.catalog": (),
     # --- torch line: nothing above imports torch ---
-    "lossdsl.solve": ("lossdsl.lang.specs", "lossdsl.diagnostics"),
+    "lossdsl.solve": ("lossdsl.lang.specs", "lossdsl.lang.options", "lossdsl.lang.search_options", "lossdsl.diagnostics"),
     # front and assets: engine.api compiles suites by name, and a training step its recipe of a later epoch.
     "lossdsl.engine": (
         "lossdsl.source",

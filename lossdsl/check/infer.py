@@ -262,6 +262,9 @@ class Inference:
         if isinstance(e.step, t.Index):
             help = f"the number of an iterate is fixed: write {binding.name}[j]@k with the class right behind {binding.name}"
             return self.report.error("E025", "the class comes before the iterate", e.span, help)
+        if binding.search not in ("", "apgd"):
+            said = f"{binding.search} does not number its iterates"
+            return self.report.error("E017", said, e.span, "solve the level by pgd or apgd")
         point = self.infer(base, scope, at)
         step = self.number(e.step, scope, at, "the number of an iterate")
         if is_error(point) or step is None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lossdsl.check import binders
 from lossdsl.check.flow import gradient_reaches
+from lossdsl.check.margins import own_objective
 from lossdsl.check.regions import infer_region, variable_of
 from lossdsl.check.scope import Later, LevelName, Value, is_error
 from lossdsl.check.solvers import check_solver, check_through
@@ -34,16 +35,25 @@ def check_level(self: Checker, node: t.Level) -> tuple[TypedLevel | None, LevelN
     steps = solver.options.updates if solver else None
     search = solver.name if solver is not None and SOLVERS[solver.name].searches else ""
     found = LevelName(node.var, steps, domain, node.span, over=over, search=search)
-    objective = _objective(self, node, axis, found) if node.index is None or domain is not None else None
+    whole = own_objective(self, node, solver)
+    objective = _objective(self, whole, axis, found) if whole is not None and (node.index is None or domain is not None) else None
     good, through = check_through(self, node, over, region.name, solver) if region and solver else (False, None)
     if region is None or solver is None or objective is None or is_error(objective) or (node.index and axis is None) or not good:
         return None, found
-    if not _differentiable(self, node, objective, over) or not _inside_domain(self, region):
+    if not _differentiable(self, node, objective, over, solver) or not _inside_domain(self, region) or not _works_on(self, region, solver):
         return None, found
     _lint_radius(self, node, region, solver)
     mode = node.mode or "eval"
-    level = TypedLevel(node.var, axis, region, node.sense or "maximize", objective, solver, mode, node.span, node.run, through)
+    level = TypedLevel(node.var, axis, region, (whole or node).sense or "maximize", objective, solver, mode, node.span, node.run, through)
     return level, found
+
+
+def _works_on(self: Checker, region: TypedSet, solver: SolverSpec) -> bool:
+    allowed = SOLVERS[solver.name].sets
+    if not allowed or region.name in allowed:
+        return True
+    self.report.error("E021", f"{solver.name} does not work on {region.name}", solver.span, f"{solver.name} works on " + ", ".join(allowed))
+    return False
 
 
 def _example(var: str, over: str) -> str:
@@ -51,13 +61,13 @@ def _example(var: str, over: str) -> str:
     return {"input": f"CE(f({var}), y)", "weights": f"CE(f{{{var}}}(x), y)", "classes": f"{var}[y] * CE(f(x), y)"}[over]
 
 
-def _differentiable(self: Checker, node: t.Level, objective: Typed, over: str) -> bool:
-    """Does the objective depend on the variable, and pass it a gradient?"""
+def _differentiable(self: Checker, node: t.Level, objective: Typed, over: str, solver: SolverSpec) -> bool:
+    """Does the objective depend on the variable, and pass it the gradient that the solver needs?"""
     if node.var not in objective.depends:
         said, help = f"the objective does not depend on {node.var}", f"use {node.var} in it, for example {_example(node.var, over)}"
         self.report.error("E021", said, objective.span, help)
         return False
-    if not gradient_reaches(objective, lambda e: _is_variable(e, node.var)):
+    if solver.name != "square" and not gradient_reaches(objective, lambda e: _is_variable(e, node.var)):
         help = "its gradient is zero everywhere: attack a surrogate such as CE or the margin"
         self.report.error("E021", f"the objective passes no gradient to {node.var}", objective.span, help)
         return False

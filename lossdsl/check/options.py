@@ -10,7 +10,9 @@ from lossdsl.check.infer import Context, Inference
 from lossdsl.check.scope import Scope
 from lossdsl.check.typed import number_text
 from lossdsl.diagnostics import suggest
-from lossdsl.lang.specs import SCHEDULES, Mix, Options, SearchOptions, SolverOptions, TrainOptions
+from lossdsl.lang.options import Options
+from lossdsl.lang.search_options import ApgdOptions
+from lossdsl.lang.specs import SCHEDULES, Mix, SolverOptions, TrainOptions
 from lossdsl.source import Span
 from lossdsl.syntax import tree as t
 
@@ -73,7 +75,7 @@ def _strange(self: Inference, model: type[Options], what: str, arg: t.Argument, 
 
 def _expressions(model: type[Options]) -> tuple[str, ...]:
     """Arguments that are expressions and not options: every lower-level solver has a start."""
-    return ("start",) if issubclass(model, SolverOptions | SearchOptions) else ()
+    return ("start",) if issubclass(model, SolverOptions | ApgdOptions) else ()
 
 
 def binder_as_call(self: Inference, e: t.Expr) -> bool:

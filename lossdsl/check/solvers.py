@@ -11,7 +11,8 @@ from lossdsl.check.options import binder_as_call, validated
 from lossdsl.check.scope import LevelName, Report, Scope, Value, is_error
 from lossdsl.check.typed import Axis, SolverSpec, Through, Typed
 from lossdsl.diagnostics import suggest
-from lossdsl.lang.specs import SOLVERS, THROUGH, Options
+from lossdsl.lang.options import Options
+from lossdsl.lang.specs import SOLVERS, THROUGH
 from lossdsl.lang.types import DESCRIPTION, SCALARS, Kind
 from lossdsl.syntax import tree as t
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from lossdsl.check.recipe import Checker
 
 _START_WORDS = ("uniform", "corner", "previous", "sphere")
-LATER_SOLVERS = ("fab", "square", "cw")
 _EXPRESSIONS = ("start", "noise", "until", "at")
 """Arguments that are expressions and no options."""
 _MOVING_STEP = ("pgd", "ascent", "momentum")
@@ -37,9 +37,6 @@ def check_solver(self: Checker, node: t.Level, over: str) -> SolverSpec | None:
             self.report.error("E018", f"the level of {node.var} names no solver", node.span, f"add: {example}")
         return None
     name = call.func.id if isinstance(call.func, t.Name) else ""
-    if name in LATER_SOLVERS:
-        self.report.not_yet(f"the solver {name}", call.span)
-        return None
     if name not in SOLVERS:
         self.report.misnamed(
             "E023", f"there is no solver {name}".rstrip(), call.func.span, suggest(name, SOLVERS), "the solvers are " + ", ".join(SOLVERS)
@@ -70,7 +67,12 @@ def _spec(self: Checker, node: t.Level, call: t.Call, name: str, over: str) -> S
     at = _point_of_prox(self, own["at"], call) if name == "prox" else None
     if name == "prox" and at is None:
         return None
-    start = (at, "raw") if at is not None else _start(self, own["start"], call, node, name, over)
+    if at is not None:
+        start: tuple[Typed, str] | None = (at, "raw")
+    elif not SOLVERS[name].needs_start:
+        start = Typed("input", (), Kind.INPUT, call.span, depends=frozenset({"random"})), "own"
+    else:
+        start = _start(self, own["start"], call, node, name, over)
     if options is None or start is None or not _sound(self, own, name, over):
         return None
     step = None if per_example is None else self.inference.infer(per_example.value, self.scope, self.at)
@@ -88,8 +90,9 @@ def _sound(self: Checker, own: dict[str, list[t.Argument]], name: str, over: str
                 said, help = f"{key} is for levels over inputs", f"remove it: this level is one problem for the whole batch, over {over}"
             self.report.error("E030", said, own[key][0].span, help)
             return False
-    if own["start"] and name == "prox":
-        self.report.error("E030", "prox has no argument start", own["start"][0].span, "it steps from the point given by at")
+    if own["start"] and not SOLVERS[name].needs_start:
+        help = "it steps from the point given by at" if name == "prox" else "it has a start of its own, as published"
+        self.report.error("E030", f"{name} has no argument start", own["start"][0].span, help)
         return False
     return True
 

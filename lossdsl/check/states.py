@@ -12,7 +12,8 @@ from lossdsl.check.options import validated
 from lossdsl.check.scope import Function, Later, Report, Value, is_error
 from lossdsl.check.typed import Typed, TypedFind, TypedState
 from lossdsl.diagnostics import suggest
-from lossdsl.lang.specs import FINDERS, Options
+from lossdsl.lang.options import Options
+from lossdsl.lang.specs import FINDERS
 from lossdsl.lang.types import DESCRIPTION, SCALARS, Kind
 from lossdsl.source import Span
 from lossdsl.syntax import tree as t

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lossdsl.check.typed import Typed, same, walk
+from lossdsl.lang.specs import SOLVERS
 from lossdsl.source import Span
 from lossdsl.syntax import tree as t
 
@@ -65,6 +66,10 @@ def _attack(self: Checker, node: t.Declaration, header: Span) -> None:
     objectives = [(level.sense, level.objective) for level in self.levels]
     if self.words.get("count") == "best_loss" and any(s != objectives[0][0] or not same(o, objectives[0][1]) for s, o in objectives):
         self.report.error("E033", "count best_loss compares runs by one objective, and these have several", header, "write count worst")
+    own = next((level for level in self.levels if SOLVERS[level.solver.name].own_objective), None)
+    if self.words.get("count") == "best_loss" and own is not None:
+        said = f"count best_loss compares objectives, and {own.solver.name} makes a norm small"
+        self.report.error("E033", said, own.solver.span, "write count worst")
 
 
 def _around_x(self: Checker) -> None:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from lossdsl.lang.specs import SETS, OptimizerSpec, Options, SearchOptions, SolverOptions, TrainOptions
+from lossdsl.lang.options import Options
+from lossdsl.lang.search_options import SearchOptions
+from lossdsl.lang.specs import SETS, OptimizerSpec, SolverOptions, TrainOptions
 from lossdsl.lang.types import Kind
 from lossdsl.source import NOWHERE, Span
 
@@ -132,7 +134,8 @@ class SolverSpec:
     options: SolverOptions | SearchOptions
     start: Typed
     start_kind: str
-    """An "expression" (projected on the set) or "raw"; a draw from the set: "uniform", "corner", "sphere"; "previous": the last batch's."""
+    """An "expression" (projected on the set) or "raw"; a draw from the set: "uniform", "corner", "sphere"; "previous": the last batch's;
+    "own": as the solver's authors start."""
     span: Span = NOWHERE
     step: Typed | None = None
     """A step per example, in place of that of the options."""

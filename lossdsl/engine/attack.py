@@ -42,7 +42,7 @@ class Attack(Compiled):
         rows = []
         for level in self.recipe.typed.levels:
             solver = level.solver
-            start = solver.start_kind if solver.start_kind in ("uniform", "corner", "sphere") else show(solver.start)
+            start = solver.start_kind if solver.start_kind in ("uniform", "corner", "sphere", "own") else show(solver.start)
             rows.append(
                 {
                     "name": level.run, "solver": solver.name, **solver.options.model_dump(), "start": start, "norm": level.set.name,

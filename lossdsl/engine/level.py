@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lossdsl.engine.closures import Closure, Frame, Values
 from lossdsl.engine.modes import constant_parameters
-from lossdsl.lang.specs import SearchOptions
+from lossdsl.lang.search_options import SearchOptions
 from lossdsl.lang.types import Kind
 from lossdsl.plan.ir import Instr, Solve
 from lossdsl.plan.top import CHOSEN
@@ -204,9 +204,21 @@ class LevelRunner:
 
         return objective
 
+    def _margins(self, frame: Frame, values: Values) -> Callable[[Tensor], Tensor]:
+        """Of every class, for attacks that look at each."""
+
+        def margins(point: Tensor) -> Tensor:
+            frame.points[(self.name,)] = point
+            self.body.run(frame, values)
+            found: Tensor = values[self.body.results[2]]
+            return found
+
+        return margins
+
     def _problem(self, frame: Frame, values: Values, region: InputSet, start: Callable[[], Tensor]) -> Problem:
         count = frame.x.shape[0]
         apart = isinstance(frame.generator, ExampleStreams)  # then these rows may draw their own starts
+        searches = isinstance(self.plan.level.solver.options, SearchOptions)
 
         def restrict(rows: Tensor) -> Problem:
             part, part_values = self._rows(frame, values, rows, count)
@@ -233,7 +245,8 @@ class LevelRunner:
             noise=noise if self.plan.noise.instrs else None,
             name=self.name,
             fooled=fooled if self.plan.facts else None,
-            restrict=restrict if (self.plan.until is not None or self.plan.stops) and self.plan.level.mode == "eval" else None,
+            margins=self._margins(frame, values) if len(self.body.results) > 2 else None,
+            restrict=restrict if (self.plan.until is not None or self.plan.stops or searches) and self.plan.level.mode == "eval" else None,
         )
 
     def _solver(self, frame: Frame, values: Values, at: Tensor | None = None) -> Any:
@@ -248,7 +261,8 @@ class LevelRunner:
         restarts = 1 if self.plan.through == "danskin" else options.restarts
         if isinstance(options, SearchOptions):
             request = SearchRequest(restarts, captures, self.plan.stops, self._copies(frame, values))
-            return search(problem, build_search(solver.name, options, region), request)
+            several = self.plan.axis is None
+            return search(problem, build_search(solver.name, options, region, several=several), request)
         built = self._solver(frame, values, start() if solver.name == "prox" else None)
         until = None if self.plan.until is None else values[self.plan.until]
         if self.plan.stops:

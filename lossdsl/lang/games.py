@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lossdsl.lang.specs import Count, NonNegative, Options, Positive
+from lossdsl.lang.options import Count, NonNegative, Options, Positive
 
 Relaxation = Annotated[float, Field(gt=0, le=1)]
 

@@ -8,20 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Steps = Annotated[int, Field(ge=0)]
-
-
-class Options(BaseModel):
-    """Arguments of a solver, schedule or optimizer: unknown names are errors, never dropped."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+from lossdsl.lang.options import Count, Fraction, NonNegative, Options, Positive, Steps
+from lossdsl.lang.search_options import ApgdOptions, CwOptions, FabOptions, SearchOptions, SquareOptions
 
 # --- solvers of lower levels -------------------------------------------------------------------------------------
 
@@ -86,31 +76,6 @@ class PowerOptions(SolverOptions):
     probe: Positive
 
 
-class SearchOptions(Options):
-    """What attacks take that say themselves which point is evaluated next. Of the points seen, an example keeps the best."""
-
-    restarts: Count = 1
-
-    @property
-    def updates(self) -> int:
-        """Of one restart, each with a forward pass; one more is spent on the start."""
-        raise NotImplementedError
-
-    @property
-    def keep(self) -> Literal["best"]:
-        return "best"
-
-
-class ApgdOptions(SearchOptions):
-    steps: Steps
-    rho: Annotated[float, Field(gt=0, lt=1)] = 0.75
-    """Where fewer than this share of the updates since the last checkpoint raised the objective, the step is halved."""
-
-    @property
-    def updates(self) -> int:
-        return self.steps
-
-
 @dataclass(frozen=True)
 class SolverRow:
     """One lower-level solver: its options, what one update does, where it comes from."""
@@ -122,6 +87,8 @@ class SolverRow:
     needs_start: bool = True
     sets: tuple[str, ...] = ()
     """The sets it works on; empty: all."""
+    own_objective: bool = False
+    """An attack that has its objective of its own, the margin: for runs of an attack alone."""
 
     @property
     def searches(self) -> bool:
@@ -178,6 +145,32 @@ SOLVERS: dict[str, SolverRow] = {
             "steepest step and momentum, the step halved at checkpoints where the objective stalls; on l1 a sparse step of adapted sparsity",
             "Croce & Hein, ICML 2020, alg. 1; on l1: Croce & Hein, ICML 2021, alg. 1",
             sets=("linf", "l2", "l1"),
+        ),
+        SolverRow(
+            "fab",
+            FabOptions,
+            "projection on the boundary linearised at the iterate, inside the domain, drawn towards that of the clean point; back from a fooling point",
+            "Croce & Hein, ICML 2020 (FAB), alg. 1",
+            needs_start=False,
+            sets=("linf", "l2", "l1"),
+            own_objective=True,
+        ),
+        SolverRow(
+            "square",
+            SquareOptions,
+            "one square of the image at the radius, kept where the objective grows; no gradients. Start: stripes (linf), windows (l2)",
+            "Andriushchenko et al., ECCV 2020",
+            needs_start=False,
+            sets=("linf", "l2"),
+        ),
+        SolverRow(
+            "cw",
+            CwOptions,
+            "Adam on |v - x|^2 + c * max(confidence - margin, 0) in tanh coordinates, c found by bisection; success within the radius counts",
+            "Carlini & Wagner, S&P 2017, sec. V",
+            needs_start=False,
+            sets=("l2",),
+            own_objective=True,
         ),
     )
 }

@@ -70,6 +70,8 @@ def _level(
     facts = asked or until is not None or stops
     if facts:
         results.append(_misclassified(body, level))
+    if level.solver.name == "fab" and level.axis is None:
+        results.append(body.lower(level.objective.args[0], mode))
     return Solve(
         level,
         Code(tuple(before.instrs), wanted),

@@ -48,7 +48,8 @@ def _solve_lines(s: Solve, names: dict[int, str]) -> list[str]:
     ]
     if s.before.instrs:
         lines += ["  once per batch, without gradient", *_lines(s.before, names, 4)]
-    own = "    the perturbations of the last batch" if solver.start_kind == "previous" else f"    the set's own {solver.start_kind} draw"
+    kinds = {"previous": "    the perturbations of the last batch", "own": "    the solver's own start"}
+    own = kinds.get(solver.start_kind, f"    the set's own {solver.start_kind} draw")
     start = own if not s.start.results else f"    start at {names[s.start.results[0]]}"
     projected = "" if solver.start_kind != "expression" else ", projected"
     lines += [f"  once per restart ({s.runs})", *_lines(s.start, names, 4), start + projected]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lossdsl.solve.problem import Problem, where_rows
 from lossdsl.solve.rows import per_example
-from lossdsl.solve.search import Seen
+from lossdsl.solve.sight import Asked, Seen
 
 MOMENTUM = 0.75
 """alpha of eq. 2: the share of the new step; the rest is that of the last one. The first step has none of the rest."""
@@ -53,11 +53,10 @@ class Apgd:
     steps: int
     rho: float = 0.75
 
-    confined = True
-
     @property
-    def updates(self) -> int:
-        return self.steps
+    def evaluations(self) -> int:
+        """The start and every update."""
+        return self.steps + 1
 
     def begin(self, problem: Problem, start: Tensor) -> ApgdState:
         """Nothing is known yet; the first window has 0.22 of the steps."""
@@ -69,15 +68,11 @@ class Apgd:
             start, start, start, torch.zeros_like(start), nothing, 2 * problem.set.radii, zero, zero, yes, nothing, 0, window, window
         )  # fmt: skip
 
-    def ask(self, state: ApgdState) -> Tensor:
-        """The iterate."""
-        return state.point
+    def ask(self, problem: Problem, state: ApgdState) -> Asked:
+        """The iterate; its gradient is wanted if an update follows."""
+        return Asked(state.point, gradient=state.taken < self.steps)
 
-    def wants_gradient(self, state: ApgdState) -> bool:
-        """But after the last update."""
-        return state.taken < self.steps
-
-    def best(self, state: ApgdState) -> tuple[Tensor, Tensor]:
+    def best(self, problem: Problem, state: ApgdState) -> tuple[Tensor, Tensor]:
         """The point of the largest objective so far, the first among equals."""
         return state.best, state.best_value
 

@@ -29,6 +29,8 @@ class Problem:
     fooled: bool [N], is the point last given to `objective` misclassified? Asked right after that call, so that it costs no forward pass.
     restrict: the same problem for some rows (LongTensor, increasing). Give it only where an example's numbers do not depend on which
         others are computed with it and `objective` draws nothing. Its start and noise are those of these rows.
+    margins: [n, m], for attacks that look at every class: logit j minus that of the label, for the m classes that may win. It stands for a
+        call of `objective` where `fooled` is asked.
     """
 
     objective: Callable[[Tensor], Tensor]
@@ -39,6 +41,7 @@ class Problem:
     name: str = "lower level"
     fooled: Callable[[], Tensor] | None = None
     restrict: Callable[[Tensor], Problem] | None = None
+    margins: Callable[[Tensor], Tensor] | None = None
 
     def land(self, moved: Tensor) -> Tensor:
         """The end of an update: adds the noise of the loop to the moved point, in place, and projects."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def rows(values: Tensor) -> Tensor:
@@ -48,3 +52,11 @@ def mean_normalised(gradient: Tensor) -> Tensor:
     scaled, zero = _by_largest(gradient)
     mean = rows(scaled).abs().mean(1)
     return scaled / per_example(mean.masked_fill(zero, 1.0), scaled)
+
+
+def taken(record: T, at: Tensor) -> T:
+    """A dataclass whose tensors all have the examples in their first dimension, for the examples `at` (LongTensor)."""
+    whole: Any = record
+    new = {f.name: v.index_select(0, at) for f in fields(whole) if isinstance(v := getattr(whole, f.name), Tensor)}
+    part: T = replace(whole, **new)
+    return part

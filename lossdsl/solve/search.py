@@ -7,59 +7,54 @@ other members of its family with it. The numbers of the examples that stay are t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from lossdsl.diagnostics import UserError
 from lossdsl.solve.base import Solution
-from lossdsl.solve.problem import Problem, check_finite, checked_start, fooled_at, value_and_gradient, values_at, where_rows
+from lossdsl.solve.draws import Randomness
+from lossdsl.solve.input_set import InputSet
+from lossdsl.solve.problem import Problem, checked_start, where_rows
+from lossdsl.solve.rows import taken
+from lossdsl.solve.sight import Asked, Memory, Seen, look
 
 State = TypeVar("State")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What was found at the points asked for. value: [n], the objective; gradient: [n, *shape], or None where none was wanted;
-    fooled: bool [n], or None where the problem does not say."""
-
-    value: Tensor
-    gradient: Tensor | None
-    fooled: Tensor | None
 
 
 class Search(Protocol[State]):
     """An attack. Frozen; what changes during a run is the state: a dataclass with the examples in the first dimension of every tensor."""
 
     @property
-    def updates(self) -> int:
-        """Of one restart: points asked for after the start."""
-
-    @property
-    def confined(self) -> bool:
-        """Do its points never leave the set? Otherwise a fooling point counts only inside the ball."""
+    def evaluations(self) -> int:
+        """Of one restart: points asked for, the start among them."""
 
     def begin(self, problem: Problem, start: Tensor) -> State:
         """The state that asks for the start first."""
 
-    def ask(self, state: State) -> Tensor:
-        """The point to evaluate, [n, *shape]. Neither the caller nor `tell` writes to it."""
-
-    def wants_gradient(self, state: State) -> bool:
-        """Is the gradient at the point asked for needed?"""
+    def ask(self, problem: Problem, state: State) -> Asked:
+        """The points to evaluate. Neither the caller nor `tell` writes to them."""
 
     def tell(self, problem: Problem, state: State, seen: Seen) -> State:
-        """The state after an evaluation of the point asked for; it asks for the next one. `problem` is that of the examples left."""
+        """The state after an evaluation of the points asked for. `problem` is that of the examples left."""
 
-    def best(self, state: State) -> tuple[Tensor, Tensor]:
+    def best(self, problem: Problem, state: State) -> tuple[Tensor, Tensor]:
         """The point to return so far and its objective: [n, *shape], in the set, and [n]."""
+
+
+@runtime_checkable
+class OwnStart(Protocol):
+    """A search that is not told where to start."""
+
+    def start(self, region: InputSet, source: Randomness, run: int) -> Tensor:
+        """x'@0 of one restart (counted from 0), [n, *shape], in the set."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """Of a request. restarts: runs, of which each example keeps the one with the larger objective, ties to the later.
+    """restarts: runs, of which each example keeps the one with the larger objective, ties to the later.
 
     captures: the k of the points x'@k to hand over (x'@0 is the start, x'@k the point asked for after update k).
     stop: an example is done at its first fooling point, which is its solution whatever its objective.
@@ -73,7 +68,7 @@ class Request:
 
 
 def search(problem: Problem, solver: Search[Any], request: Request | None = None) -> Solution:
-    """Runs an attack: updates + 1 forward passes per restart, and backward passes to the points where it wants the gradient.
+    """Runs an attack. An evaluation costs a forward pass, and a backward pass to the point where the attack wants the gradient.
 
     Raises UserError as `solve` does, for an objective that is not finite or not one number per example, and for `stop` without
     `problem.fooled` and `problem.restrict`.
@@ -90,11 +85,12 @@ def search(problem: Problem, solver: Search[Any], request: Request | None = None
 
 @dataclass
 class _Part:
-    """The examples still in a run: their rows among all (None: all), their problem and state."""
+    """The examples still in a run: their rows among all, their problem and state."""
 
     problem: Problem
     rows: Tensor
     state: Any
+    memory: Memory | None = None
 
 
 class _Hunt:
@@ -116,14 +112,16 @@ class _Hunt:
         if len(rows) == 0:
             return
         problem = self.problem if len(rows) == len(self.done) else _restricted(self.problem, rows)
-        part = _Part(problem, rows, self.solver.begin(problem, checked_start(problem, differentiable=False)))
+        part = _Part(problem, rows, self.solver.begin(problem, self._start(problem, index)))
         visited: dict[int, Tensor] = {}
-        for k in range(self.solver.updates + 1):
-            asked = self.solver.ask(part.state)
+        for k in range(self.solver.evaluations):
+            asked = self.solver.ask(part.problem, part.state)
             if k in self.request.captures:
-                visited[k] = asked
-            seen = self._look(part, asked, k, index)
-            if self.request.stop:
+                visited[k] = asked.point
+            when = f"at evaluation {k}" + (f" of restart {index + 1}" if index else "")
+            seen = look(self.problem, part.problem, part.rows, asked, when, part.memory)
+            part.memory = Memory(asked.point, seen)
+            if self.request.stop and asked.counts:
                 found = self._stopped(part, asked, seen, index)
                 if found is None:
                     return
@@ -132,30 +130,19 @@ class _Hunt:
                 part.state = self.solver.tell(part.problem, part.state, seen)
         self._offer(part, index, visited)
 
-    def _look(self, part: _Part, asked: Tensor, k: int, index: int) -> Seen:
-        """One evaluation of the objective, with its gradient if an update follows."""
-        gradient = None
-        if self.solver.wants_gradient(part.state):
-            value, gradient = value_and_gradient(part.problem, asked)
-        else:
-            with torch.no_grad():
-                value = values_at(part.problem, asked)
-        fooled = fooled_at(part.problem, asked) if part.problem.fooled is not None else None
-        which = f" of restart {index + 1}" if index else ""
-        marks = [("objective", k, value)]
-        if gradient is not None:
-            marks.append(("size of the gradient", k, gradient.flatten(1).abs().amax(1) if gradient.dim() > 1 else gradient))
-        check_finite(self.problem, [(what, k, _among(v, part.rows, len(self.done))) for what, k, v in marks], which)
-        return Seen(value, gradient, fooled)
+    def _start(self, problem: Problem, index: int) -> Tensor:
+        if isinstance(self.solver, OwnStart):
+            return self.solver.start(problem.set, problem.generator, index)
+        return checked_start(problem, differentiable=False)
 
-    def _stopped(self, part: _Part, asked: Tensor, seen: Seen, index: int) -> tuple[_Part, Seen] | None:
+    def _stopped(self, part: _Part, asked: Asked, seen: Seen, index: int) -> tuple[_Part, Seen] | None:
         """Those who go on after their successes have been noted; None if there are none."""
         assert seen.fooled is not None
         region = part.problem.set
-        hit = seen.fooled if self.solver.confined else seen.fooled & (region.distance(asked) <= region.radii)
+        hit = seen.fooled if asked.inside else seen.fooled & (region.distance(asked.point) <= region.radii)
         if not bool(hit.any()):
             return part, seen
-        self._note(part.rows[hit], asked[hit], seen.value[hit], index)
+        self._note(part.rows[hit], asked.point[hit], seen.value[hit], index)
         over = torch.zeros_like(self.done)
         over[part.rows] = hit
         over = over.view(-1, self.request.copies).any(1).repeat_interleave(self.request.copies)
@@ -163,13 +150,14 @@ class _Hunt:
         leaves = over[part.rows]
         losers = leaves & ~hit
         if bool(losers.any()):
-            point, value = self.solver.best(part.state)
+            point, value = self.solver.best(part.problem, part.state)
             self._note(part.rows[losers], point[losers], value[losers], index)
         stay = (~leaves).nonzero()[:, 0]
         if len(stay) == 0:
             return None
         rows = part.rows[stay]
-        return _Part(_restricted(self.problem, rows), rows, taken(part.state, stay)), taken(seen, stay)
+        seen = taken(seen, stay)
+        return _Part(_restricted(self.problem, rows), rows, taken(part.state, stay), Memory(asked.point[stay], seen)), seen
 
     def _note(self, rows: Tensor, point: Tensor, value: Tensor, index: int) -> None:
         self.point = self.point.index_copy(0, rows, point)
@@ -178,7 +166,7 @@ class _Hunt:
 
     def _offer(self, part: _Part, index: int, visited: dict[int, Tensor]) -> None:
         """The end of a run: each example keeps it if its best point is at least as good as what it has."""
-        point, value = self.solver.best(part.state)
+        point, value = self.solver.best(part.problem, part.state)
         better = value >= self.value[part.rows]
         self._note(part.rows[better], point[better], value[better], index)
         if not self.iterates:
@@ -190,17 +178,3 @@ class _Hunt:
 def _restricted(problem: Problem, rows: Tensor) -> Problem:
     assert problem.restrict is not None
     return problem.restrict(rows)
-
-
-def _among(values: Tensor, rows: Tensor, count: int) -> Tensor:
-    """These rows of [count], 0 elsewhere."""
-    return values if len(values) == count else values.new_zeros(count).index_copy(0, rows, values)
-
-
-T = TypeVar("T")
-
-
-def taken(state: T, rows: Tensor) -> T:
-    """A dataclass with the given rows of all its tensors."""
-    new = {f.name: v.index_select(0, rows) for f in fields(state) if isinstance(v := getattr(state, f.name), Tensor)}  # type: ignore[arg-type]
-    return replace(state, **new)  # type: ignore[type-var]
