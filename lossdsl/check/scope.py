@@ -79,7 +79,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Later:
-    """A name whose construct is not supported yet; uses of it are silent."""
+    """A name whose statement is wrong; uses of it are silent."""
 
     what: str
     kind: Kind | None = None
@@ -139,13 +139,6 @@ class Report:
 
     def warn(self, code: str, message: str, span: Span, help: str = "") -> None:
         self._found.setdefault((code, span, message), Diagnostic(code, message, span, help=help, severity="warning"))
-
-    def not_yet(self, what: str, span: Span) -> Typed:
-        """Record that a construct comes later; once, however often it is used."""
-        message = f"not supported yet: {what}"
-        if any(code == "E900" and said == message for code, _, said in self._found):
-            return Typed("?", (), Kind.CONST, span)
-        return self.error("E900", f"not supported yet: {what}", span, "docs/language.md lists what is planned; remove it to go on")
 
     def unknown(self, name: str, scope: Scope, span: Span, later: frozenset[str] = frozenset()) -> Typed:
         if name in self.lost_words:

@@ -50,13 +50,29 @@ def length(v: Tensor, norm: str) -> Tensor:
     return {"linf": flat(v).abs().amax(1), "l2": flat(v).square().sum(1).sqrt(), "l1": flat(v).abs().sum(1)}[norm]
 
 
-def with_gradient(loss: Callable[[Tensor, Tensor], Tensor], model: Model, v: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses, their gradients, and who is classified correctly."""
-    v = v.detach().requires_grad_()
-    z = model(v)
-    values = loss(z, y)
-    (gradient,) = torch.autograd.grad(values.sum(), v)
-    return values.detach(), gradient, z.detach().argmax(1) == y
+@dataclass(frozen=True)
+class Attacked:
+    """What is attacked: the model, clean points and labels, the loss to raise, the radius, and the box of the inputs."""
+
+    model: Model
+    x: Tensor
+    y: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor]
+    eps: float
+    norm: str
+    lo: float = 0.0
+    hi: float = 1.0
+
+    def see(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses, their gradients, and who is classified correctly."""
+        v = v.detach().requires_grad_()
+        z = self.model(v)
+        values = self.loss(z, self.y)
+        (gradient,) = torch.autograd.grad(values.sum(), v)
+        return values.detach(), gradient, z.detach().argmax(1) == self.y
+
+    def box(self, v: Tensor) -> Tensor:
+        return v.clamp(self.lo, self.hi)
 
 
 @dataclass
@@ -72,13 +88,13 @@ class Found:
 # --- APGD --------------------------------------------------------------------------------------------------------------------------
 
 
-def l1_projection(x: Tensor, v: Tensor, eps: float, lo: float = 0.0, hi: float = 1.0) -> Tensor:
+def l1_projection(at: Attacked, v: Tensor) -> Tensor:
     """The nearest point to v of the l1 ball around x met with the box: shrink |v - x| by t, clip, and bisect t."""
-    offset = v - x
+    x, eps, offset = at.x, at.eps, v - at.x
     low, high = torch.zeros(len(x), dtype=x.dtype), flat(offset).abs().amax(1)
 
     def shrunk(t: Tensor) -> Tensor:
-        return (x + offset.sign() * (offset.abs() - wide(t, x)).clamp(min=0)).clamp(lo, hi) - x
+        return at.box(x + offset.sign() * (offset.abs() - wide(t, x)).clamp(min=0)) - x
 
     inside = flat(shrunk(low)).abs().sum(1) <= eps
     for _ in range(100):
@@ -88,17 +104,15 @@ def l1_projection(x: Tensor, v: Tensor, eps: float, lo: float = 0.0, hi: float =
     return x + torch.where(wide(inside, x), shrunk(torch.zeros_like(low)), shrunk(high))
 
 
-def onto_ball(x: Tensor, v: Tensor, eps: float, norm: str, lo: float, hi: float) -> Tensor:
-    if norm == "linf":
-        return torch.clamp(torch.minimum(torch.maximum(v, x - eps), x + eps), lo, hi)
+def onto_ball(at: Attacked, v: Tensor) -> Tensor:
+    x, eps = at.x, at.eps
+    if at.norm == "linf":
+        return at.box(torch.minimum(torch.maximum(v, x - eps), x + eps))
     size = length(v - x, "l2")
-    return torch.clamp(x + (v - x) * wide(torch.minimum(size, torch.full_like(size, eps)) / size.clamp(min=1e-300), x), lo, hi)
+    return at.box(x + (v - x) * wide(torch.minimum(size, torch.full_like(size, eps)) / size.clamp(min=1e-300), x))
 
 
-def apgd(
-    loss: Callable[[Tensor, Tensor], Tensor], model: Model, x: Tensor, y: Tensor, start: Tensor, eps: float, norm: str, steps: int,
-    rho: float = 0.75, lo: float = 0.0, hi: float = 1.0,
-) -> Found:  # fmt: skip
+def apgd(at: Attacked, start: Tensor, steps: int, rho: float = 0.75) -> Found:
     """Croce & Hein, ICML 2020, algorithm 1, on linf and l2, with the release's settings.
 
     As in the release, the loss after the first step is compared with 0 at the first checkpoint, not with that of the start.
@@ -106,9 +120,10 @@ def apgd(
     checkpoints, window = [], max(int(0.22 * steps), 1)
     while sum(checkpoints) + window <= steps:
         checkpoints.append(window)
-        window = max(window - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
+        window = max(window - max(int(0.03 * steps), 1), int(0.06 * steps), 1)
     ends = {sum(checkpoints[: n + 1]): checkpoints[n] for n in range(len(checkpoints))}
-    value, gradient, correct = with_gradient(loss, model, start, y)
+    x, eps = at.x, at.eps
+    value, gradient, correct = at.see(start)
     found = Found([start], [value], correct, start.clone())
     best_value, best_gradient = value.clone(), gradient.clone()
     size = torch.full_like(value, 2 * eps)
@@ -116,10 +131,10 @@ def apgd(
     v, v_old = start.clone(), start.clone()
     for k in range(1, steps + 1):
         a = 1.0 if k == 1 else 0.75
-        direction = gradient.sign() if norm == "linf" else gradient / wide(length(gradient, "l2").clamp(min=1e-300), x)
-        u = onto_ball(x, v + wide(size, x) * direction, eps, norm, lo, hi)
-        v, v_old = onto_ball(x, v + a * (u - v) + (1 - a) * (v - v_old), eps, norm, lo, hi), v
-        value, gradient, right = with_gradient(loss, model, v, y)
+        direction = gradient.sign() if at.norm == "linf" else gradient / wide(length(gradient, "l2").clamp(min=1e-300), x)
+        u = onto_ball(at, v + wide(size, x) * direction)
+        v, v_old = onto_ball(at, v + a * (u - v) + (1 - a) * (v - v_old)), v
+        value, gradient, right = at.see(v)
         found.points.append(v)
         found.losses.append(value)
         found.correct = found.correct & right
@@ -139,12 +154,10 @@ def apgd(
     return found
 
 
-def sparse_apgd(
-    loss: Callable[[Tensor, Tensor], Tensor], model: Model, x: Tensor, y: Tensor, start: Tensor, eps: float, steps: int,
-    lo: float = 0.0, hi: float = 1.0,
-) -> Found:  # fmt: skip
+def sparse_apgd(at: Attacked, start: Tensor, steps: int) -> Found:
     """Croce & Hein, ICML 2021, algorithm 1: l1, with the release's settings."""
-    value, gradient, correct = with_gradient(loss, model, start, y)
+    x, eps = at.x, at.eps
+    value, gradient, correct = at.see(start)
     found = Found([start], [value], correct, start.clone())
     best_value, best_gradient = value.clone(), gradient.clone()
     d = flat(x).shape[1]
@@ -157,8 +170,8 @@ def sparse_apgd(
             least = g.abs().sort().values[int(min(max((1 - share[i]) * d, 0), d - 1))]
             s = torch.where(g.abs() >= least, g.sign(), 0.0)
             moved[i] += size[i] * (s / max(float(s.abs().sum()), 1.0)).reshape(x[i].shape)
-        v = l1_projection(x, moved, eps, lo, hi)
-        value, gradient, right = with_gradient(loss, model, v, y)
+        v = l1_projection(at, moved)
+        value, gradient, right = at.see(v)
         found.points.append(v)
         found.losses.append(value)
         found.correct = found.correct & right
@@ -174,4 +187,149 @@ def sparse_apgd(
                 size[i] = eps if sparser else max(size[i] / 1.5, eps / 10)
                 if sparser:
                     v[i], gradient[i] = found.best[i], best_gradient[i]
+    return found
+
+
+# --- FAB ---------------------------------------------------------------------------------------------------------------------------
+
+
+def to_hyperplane(at: Attacked, v: Tensor, w: Tensor, gap: Tensor) -> Tensor:
+    """The shortest d with <w, d> = gap and v + d in the box; the best one there is, if the box does not reach. One multiplier, bisected.
+
+    Every coordinate goes towards the hyperplane: by t on linf, by t |w_i| on l2, and on l1 all the way in the order of |w_i|.
+    """
+    toward = flat(w.sign()) * gap.sign().unsqueeze(1)
+    room = torch.where(toward > 0, at.hi - flat(v), torch.where(toward < 0, flat(v) - at.lo, 0.0))
+    slope, need = flat(w).abs(), gap.abs()
+    if at.norm == "l1":
+        sizes = torch.zeros_like(room)
+        for i in range(len(v)):
+            left = float(need[i])
+            for n in slope[i].argsort(descending=True, stable=True).tolist():
+                if slope[i, n] == 0 or left <= 0:
+                    break
+                sizes[i, n] = min(float(room[i, n]), left / float(slope[i, n]))
+                left -= float(sizes[i, n] * slope[i, n])
+        return (toward * sizes).reshape(v.shape)
+    rate = (slope > 0).to(slope) if at.norm == "linf" else slope
+
+    def sizes_at(t: Tensor) -> Tensor:
+        return torch.minimum(t.unsqueeze(1) * rate, room)
+
+    low, high = torch.zeros_like(need), torch.where(rate > 0, room / rate, 0.0).amax(1)
+    for _ in range(200):
+        middle = (low + high) / 2
+        enough = (slope * sizes_at(middle)).sum(1) >= need
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+    return (toward * sizes_at(high)).reshape(v.shape)
+
+
+def fab(at: Attacked, targets: list[Tensor], start: Tensor, steps: int, alpha_max: float = 0.1, eta: float = 1.05, beta: float = 0.9) -> Found:
+    """Croce & Hein, ICML 2020 (FAB), algorithm 1. targets: one class for each example and boundary that is considered.
+
+    points: the points tried (not those stepped back to); best: the nearest fooling one, x without any.
+    """
+    x, every = at.x, torch.arange(len(at.x))
+    found = Found([], [], torch.ones(len(x), dtype=torch.bool), x.clone())
+    smallest = torch.full((len(x),), 1e10, dtype=x.dtype)
+    v = start.clone()
+    for _ in range(steps):
+        v = v.detach().requires_grad_()
+        z = at.model(v)
+        df = torch.stack([z[every, t] - z[every, at.y] for t in targets], 1)
+        dg = torch.stack([torch.autograd.grad(df[:, n].sum(), v, retain_graph=True)[0] for n in range(len(targets))], 1)
+        v, df = v.detach(), df.detach()
+        dual = {"linf": "l1", "l2": "l2", "l1": "linf"}[at.norm]
+        steep = torch.stack([length(dg[:, n], dual) for n in range(len(targets))], 1)
+        nearest = (df.abs() / (steep + 1e-12)).argmin(1)
+        w, gap = dg[every, nearest], -df[every, nearest]
+        d1 = to_hyperplane(at, v, w, gap)
+        d2 = to_hyperplane(at, x, w, gap + (flat(w) * flat(v - x)).sum(1))
+        a1, a2 = length(d1, at.norm).clamp(min=1e-8), length(d2, at.norm).clamp(min=1e-8)
+        alpha = wide((a1 / (a1 + a2)).clamp(max=alpha_max), x)
+        v = at.box((v + eta * d1) * (1 - alpha) + (x + eta * d2) * alpha)
+        found.points.append(v)
+        wrong = at.model(v).argmax(1) != at.y
+        size = length(v - x, at.norm)
+        closer = wrong & (size < smallest)
+        smallest, found.best = torch.where(closer, size, smallest), torch.where(wide(closer, x), v, found.best)
+        v = torch.where(wide(wrong, x), x + beta * (v - x), v)
+    found.correct = smallest > at.eps
+    return found
+
+
+# --- Square ------------------------------------------------------------------------------------------------------------------------
+
+
+def share(query: int, first: float) -> float:
+    """Halved after these queries, whatever their number (AutoAttack's resc_schedule = False)."""
+    for end in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000):
+        if query > end:
+            first = first / 2
+    return first
+
+
+def square(at: Attacked, stripes: Tensor, draws: Callable[[int, int, int], tuple[int, int, list[float]]], queries: int, p: float = 0.8) -> Found:
+    """Andriushchenko et al., ECCV 2020, algorithms 1 and 2 (linf), one example at a time; images [channels, height, width].
+
+    stripes: the start. draws(example, query, side): row and column of the square's corner and the signs of its channels.
+    loss: the margin of the best other class. best: of the largest margin; an example stops at its first success.
+    """
+    found = Found([], [], torch.ones(len(at.x), dtype=torch.bool), stripes.clone())
+    for i in range(len(at.x)):
+        x, y = at.x[i : i + 1], at.y[i : i + 1]
+        best = stripes[i : i + 1].clone()
+        z = at.model(best)
+        value = float(at.loss(z, y))
+        for query in range(queries):
+            if int(z.argmax(1)) != int(y):
+                break
+            height, width = x.shape[2:]
+            s = max(int(round((share(query, p) * height * width) ** 0.5)), 1)
+            r, c, signs = draws(i, query, s)
+            new = best.clone()
+            for channel, sign in enumerate(signs):
+                new[0, channel, r : r + s, c : c + s] += 2 * at.eps * sign
+            new = at.box(torch.minimum(torch.maximum(new, x - at.eps), x + at.eps))
+            z_new = at.model(new)
+            if float(at.loss(z_new, y)) > value:
+                best, value, z = new, float(at.loss(z_new, y)), z_new
+        found.best[i] = best[0]
+        found.correct[i] = int(z.argmax(1)) == int(y)
+    return found
+
+
+# --- Carlini and Wagner ------------------------------------------------------------------------------------------------------------
+
+
+def carlini_wagner(at: Attacked, steps: int, rate: float, searches: int, constant: float) -> Found:
+    """Carlini & Wagner, S&P 2017, section V (l2), with torch.optim.Adam, one example at a time. loss: the margin of the best other class.
+
+    points: all points, by round and step; best: the nearest fooling one, x without any.
+    """
+    found = Found([], [], torch.ones(len(at.x), dtype=torch.bool), at.x.clone())
+    rounds: list[list[Tensor]] = [[] for _ in range(searches * steps)]
+    for i in range(len(at.x)):
+        x, y = at.x[i : i + 1], at.y[i : i + 1]
+        c, low, high, smallest = constant, 0.0, float("inf"), float("inf")
+        for n in range(searches):
+            w = torch.atanh((2 * (x - at.lo) / (at.hi - at.lo) - 1) * (1 - 1e-6)).requires_grad_()
+            adam = torch.optim.Adam([w], lr=rate)
+            fooling = False
+            for k in range(steps):
+                v = at.lo + (at.hi - at.lo) * (torch.tanh(w) + 1) / 2
+                margin = at.loss(at.model(v), y)
+                rounds[n * steps + k].append(v.detach())
+                size = float((v - x).detach().norm())
+                if float(margin.detach()) > 0:
+                    fooling = True
+                    if size < smallest:
+                        smallest, found.best[i] = size, v.detach()[0]
+                adam.zero_grad()
+                ((v - x).square().sum() + c * torch.relu(-margin).sum()).backward()
+                adam.step()
+            low, high = (low, min(high, c)) if fooling else (max(low, c), high)
+            c = c * 10 if high == float("inf") else (low + high) / 2
+        found.correct[i] = smallest > at.eps
+    found.points = [torch.cat(points) for points in rounds]
     return found

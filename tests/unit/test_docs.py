@@ -85,12 +85,3 @@ def test_every_name_of_the_language_is_on_the_page() -> None:
 def test_links_lead_somewhere() -> None:
     links = re.findall(r"\]\(([\w./-]+\.[a-z]+)\)", PAGE)
     assert len(links) >= 3 and not [link for link in links if not (DOCS / link).exists()]
-
-
-def test_what_is_not_supported_is_refused() -> None:
-    """The list of the page is that of the checker: solvers by name, and laws."""
-    listed = re.findall(r"`(\w+)`", PAGE[PAGE.index("## Not supported yet") : PAGE.index("## Where this page differs")])
-    for name in listed:
-        text = f"lower x' in linf(x, 0.1) maximize CE(f(x'), y) by {name}(steps = 1)\nupper minimize CE(f(x'), y) by sgd(lr = 0.1)"
-        source = "law l\n  for K in 2..3, q in simplex(K)\n  claim H(q) >= 0" if name == "law" else "recipe r\n" + text
-        assert [d.code for d in check_source(Source(source, name)).diagnostics] == ["E900"], name
