@@ -95,10 +95,16 @@ def _plan(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _explain(arguments: argparse.Namespace) -> int:
-    from lossdsl.explain import explain
+def _explain_arguments(parser: Parser) -> None:
+    add_recipe(parser)
+    parser.add_argument("--latex", action="store_true", help="programme, algorithm, gradient flow and cost as a LaTeX document")
 
-    print(explain(chosen_recipe(arguments)))
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from lossdsl.explain import explain, explain_latex
+
+    write = explain_latex if arguments.latex else explain
+    print(write(chosen_recipe(arguments)))
     return OK
 
 
@@ -186,7 +192,7 @@ COMMANDS: dict[str, Command] = {
     "check": Command("find every mistake in recipe files", check_arguments, run_check),
     "fmt": Command("rewrite recipe files in canonical layout", _fmt_arguments, _fmt),
     "plan": Command("print every computation of a training step and its cost", add_recipe, _plan),
-    "explain": Command("print a recipe with every default spelled out", add_recipe, _explain),
+    "explain": Command("print a recipe as programme and algorithm, with every default spelled out", _explain_arguments, _explain),
     "theory": Command("print what is known of a recipe's bounds, with reasons", theory_arguments, run_theory),
     "diff": Command("show what differs between two recipes, term by term", _diff_arguments, _diff),
     "list": Command("list the shipped recipes and games", _list_arguments, _list),

@@ -38,6 +38,8 @@ def run_diagnose(arguments: argparse.Namespace) -> int:
             print(f"{row.number:<8} {row.name:<14} {row.about}" + (f" (needs {row.needs})" if row.needs else ""))
         return OK
     names = [name.strip() for words in arguments.what for name in words.split(",") if name.strip()]
+    if names == ["all"]:
+        names = list(DIAGNOSTICS)
     if not names:
         raise UserError("no diagnostic is named", where="--what", fix="see: lossdsl diagnose --list")
     settings, radii = parse_settings(arguments.set), parse_radii(arguments.eps)

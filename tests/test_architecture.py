@@ -37,9 +37,16 @@ TABLE: dict[str, tuple[str, ...]] = {
         "lossdsl.plan",
         "lossdsl.explain",
     ),
-    "lossdsl.explain_game": ("lossdsl.check.typed", "lossdsl.check.game_typed", "lossdsl.lang"),
-    # Reads a checked recipe and the tables; the expressions it quotes are laid out by syntax.format.
-    "lossdsl.explain": ("lossdsl.explain_game", "lossdsl.check.typed", "lossdsl.lang", "lossdsl.syntax.tree", "lossdsl.syntax.format"),
+    # Reads a checked recipe, its syntax tree (for formulas with the names of params), the tables and the cost of a plan.
+    "lossdsl.explain": (
+        "lossdsl.check.typed",
+        "lossdsl.check.flow",
+        "lossdsl.check.game_typed",
+        "lossdsl.lang",
+        "lossdsl.syntax.tree",
+        "lossdsl.syntax.format",
+        "lossdsl.plan.cost",
+    ),
     # Reads the syntax trees of checked recipes, so that params keep their names.
     "lossdsl.compare": ("lossdsl.diagnostics", "lossdsl.lang", "lossdsl.syntax.tree", "lossdsl.syntax.format"),
     # Reads typed recipes and the table of operations; suites are compared with their syntax trees.
@@ -101,6 +108,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         "lossdsl.lang",
         "lossdsl.syntax.tree",
         "lossdsl.syntax.format",
+        "lossdsl.plan.cost",
         "lossdsl.front",
         "lossdsl.solve",
         "lossdsl.engine",
@@ -137,7 +145,6 @@ WITHOUT_TORCH = (
     "lossdsl.plan",
     "lossdsl.front",
     "lossdsl.explain",
-    "lossdsl.explain_game",
     "lossdsl.compare",
     "lossdsl.theory",
     "lossdsl.catalog",

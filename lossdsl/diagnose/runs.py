@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from lossdsl.diagnose.subject import Options, Subject
 from lossdsl.diagnostics import UserError
-from lossdsl.engine.api import attack_compiler
 from lossdsl.front import Recipe, parse_recipe
 from lossdsl.run import metrics
 from lossdsl.run.checkpoint import Checkpoint, read_checkpoint
@@ -117,6 +116,14 @@ class OpenRun:
             raise UserError("has kept no weights but those of the best and the last epoch", where=str(self.path), fix=KEEP)
         return [self.weights(f"epoch:{epoch}") for epoch in kept]
 
+    def history(self) -> tuple[list[Weights], tuple[str, ...]]:
+        """The kept epochs, else the best and the last epoch with a note that says how to get all."""
+        if kept_epochs(self.path):
+            return self.epochs(), ()
+        two = {weights.epoch: weights for weights in (self.weights("best"), self.weights("last"))}
+        note = f"only the best and the last epoch have weights; for a curve {KEEP}"
+        return [two[epoch] for epoch in sorted(two)], (note,)
+
     def model(self, weights: Weights) -> nn.Module:
         """The model with the weights of a checkpoint, in eval mode: the averaged weights where the recipe averages."""
         model = self._built(self.identity["model"], weights, weights_part(weights.found))
@@ -168,8 +175,7 @@ class OpenRun:
         model = self.model(weights or self.weights(options.checkpoint))
         x, y, _ = self.examples(split or options.split, options.limit if limit is None else limit)
         overrides = AttackChoice("", options.overrides).resolved(self.params)
-        compiled = attack_compiler(attack or options.attack, overrides, model, len(self.data.classes), self.device)
-        return Subject(model, x, y, self.data.classes, compiled, options.seed, options.batch)
+        return Subject(model, x, y, self.data.classes, attack or options.attack, overrides, options.seed, options.batch)
 
     # --- what it recorded ---
 

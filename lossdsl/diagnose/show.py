@@ -16,7 +16,7 @@ def show(table: Table) -> RenderableType:
     """A table with its notes; of a long one the summary."""
     long = len(table) > MOST_ROWS
     shown = table.summary() if long else table
-    grid = RichTable(title=f"{table.title} ({table.source})", title_justify="left")
+    grid = RichTable()
     for column in shown.columns:
         numeric = any(isinstance(v, int | float) for v in shown[column.name])
         grid.add_column(f"{column.name} [{column.unit}]" if column.unit else column.name, justify="right" if numeric else "left")
@@ -25,7 +25,7 @@ def show(table: Table) -> RenderableType:
     lines = list(table.notes)
     if long:
         lines.append(f"{len(table)} rows; with --out DIR they are written whole")
-    return Group(grid, *(Text(line) for line in lines))
+    return Group(Text(f"{table.title} ({table.source})", style="bold"), grid, *(Text(line) for line in lines))
 
 
 def _cell(value: Cell) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from lossdsl.diagnose.quantities import measured
 from lossdsl.diagnostics import UserError
 from lossdsl.engine.api import attack_compiler
-from lossdsl.run.measure import check_in_set, evaluation_mode, right
+from lossdsl.run.measure import check_in_set, evaluation_mode, right, survives
 from lossdsl.run.protocols import Attack
-from lossdsl.run.rng import derive, generator
+from lossdsl.run.rng import derive
+from lossdsl.solve import ExampleStreams
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with examples x [N, *shape], y [N] on its device, and an attack suite compiled for it. Nothing changes the model."""
+    """A model with examples x [N, *shape], y [N] on its device, and an attack suite with its params. Nothing changes the model."""
 
     model: nn.Module
     x: Tensor
     y: Tensor
     classes: tuple[str, ...]
-    attack: Attack
+    suite: str
+    params: Mapping[str, float | int]
     seed: int = 0
     batch: int = 512
 
@@ -68,11 +70,23 @@ class Subject:
             raise UserError(f"{len(x)} inputs and {len(y)} labels", where="diagnose", fix="give at least one example, and a label for each")
         if int(y.min()) < 0 or int(y.max()) >= num_classes:
             raise UserError(f"labels reach from {int(y.min())} to {int(y.max())}", where="diagnose", fix=f"they are 0..{num_classes - 1}")
-        compiled = attack_compiler(attack, params, model, num_classes, x.device)
-        return cls(model, x, y, tuple(map(str, range(num_classes))), compiled, seed)
+        return cls(model, x, y, tuple(map(str, range(num_classes))), attack, params, seed)
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @cached_property
+    def attack(self) -> Attack:
+        """The suite, compiled for the model. Raises UserError: no such suite or param."""
+        return attack_compiler(self.suite, self.params, self.model, self.num_classes, self.x.device)
+
+    def under(self, suite: str | None = None, **params: float | int) -> Subject:
+        """The same model and examples under another suite, or with other values for its params."""
+        return replace(self, suite=suite or self.suite, params={**self.params, **params})
+
+    def at(self, x: Tensor, y: Tensor) -> Subject:
+        """The same model and attack with other examples."""
+        return replace(self, x=x, y=y)
 
     @property
     def num_classes(self) -> int:
@@ -94,10 +108,12 @@ class Subject:
 
     @cached_property
     def adversarial(self) -> Tensor:
-        """x* [N, *shape]: for each example a point that some run of the suite breaks it with, else the last run's point."""
-        random = generator(self.x.device, derive(self.seed, "diagnose"))
+        """x* [N, *shape]: for each example a point that some run of the suite breaks it with, else the last run's point.
+
+        Clean errors are attacked too. The random numbers are those of `lossdsl evaluate` with this seed, whatever the batch.
+        """
         with evaluation_mode(self.model):
-            return torch.cat([self._attacked(rows, random) for rows in self.rows()])
+            return torch.cat([self._attacked(rows) for rows in self.rows()])
 
     @cached_property
     def clean(self) -> Tensor:
@@ -124,22 +140,29 @@ class Subject:
         with evaluation_mode(self.model):
             return torch.cat([right(self.model, points[rows], self.y[rows]) for rows in self.rows()])
 
-    def _attacked(self, rows: Tensor, random: torch.Generator) -> Tensor:
+    @torch.no_grad()
+    def predicted(self, points: Tensor) -> Tensor:
+        """The class of the largest logit at points [N, *shape] (the lowest at a tie), [N]."""
+        with evaluation_mode(self.model):
+            return torch.cat([self.model(points[rows]).argmax(1) for rows in self.rows()])
+
+    def _attacked(self, rows: Tensor) -> Tensor:
         x, y = self.x[rows], self.y[rows]
         alive, chosen = torch.ones_like(y, dtype=torch.bool), x.clone()
         for row in self.attack.settings:
-            at = alive.nonzero().squeeze(1)
+            name, at = str(row["name"]), alive.nonzero().squeeze(1)
             if len(at) == 0:
                 break
-            points = self.attack.run(x[at], y[at], generator=random, only=str(row["name"]))[str(row["name"])][0]
+            streams = ExampleStreams.of(derive(self.seed, "run", name), rows[at])
+            points = self.attack.run(x[at], y[at], generator=streams, only=name)[name][0]
             check_in_set(self.attack.name, row, x[at], points)
-            chosen[at] = self._member(points, y[at], x.ndim)
-            alive[at] = right(self.model, chosen[at], y[at])
+            chosen[at], alive[at] = self._weakest(points, y[at], x.ndim)
         return chosen
 
-    def _member(self, points: Tensor, y: Tensor, rank: int) -> Tensor:
-        """Of a family [N, n, *shape] the first point that breaks each example, else the first."""
+    def _weakest(self, points: Tensor, y: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+        """One point for each example, of a family [N, n, *shape] one that breaks it if there is one; whether it is right there."""
+        alive = survives(self.model, points, y, rank)
         if points.ndim == rank:
-            return points
-        broken = ~right(self.model, points.flatten(0, 1), y.repeat_interleave(points.shape[1])).reshape(points.shape[:2])
-        return points[torch.arange(len(y), device=y.device), broken.int().argmax(1)]
+            return points, alive
+        chosen = (~alive).int().argmax(1)
+        return points[torch.arange(len(y), device=y.device), chosen], alive.all(1)

@@ -54,7 +54,7 @@ class Table:
                 if isinstance(cell, float) and not math.isfinite(cell):
                     raise ValueError(f"{self.name}: {column.name} is {cell} in row {number}")
 
-    def __iter__(self) -> Iterator[dict[str, Cell]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         names = [column.name for column in self.columns]
         return (dict(zip(names, row, strict=True)) for row in self.rows)
 
@@ -79,7 +79,7 @@ class Table:
                 return place
         raise KeyError(f"{self.name} has no column {name}; it has {', '.join(c.name for c in self.columns)}")
 
-    def where(self, keep: Callable[[dict[str, Cell]], bool]) -> Table:
+    def where(self, keep: Callable[[dict[str, Any]], bool]) -> Table:
         """The rows that satisfy a condition."""
         return replace(self, rows=tuple(row for row, cells in zip(self.rows, self, strict=True) if keep(cells)))
 
@@ -128,7 +128,9 @@ def joined(tables: Mapping[str, Table]) -> Table:
     """The tables of one diagnostic of several runs, one below the other, the run's name in front."""
     first = next(iter(tables.values()))
     rows = tuple((name, *row) for name, table in tables.items() for row in table.rows)
-    notes = tuple(dict.fromkeys(note if len(tables) == 1 else f"{name}: {note}" for name, table in tables.items() for note in table.notes))
+    shared = {note for note in first.notes if all(note in table.notes for table in tables.values())}
+    named = [note if note in shared else f"{name}: {note}" for name, table in tables.items() for note in table.notes]
+    notes = tuple(dict.fromkeys(named))
     facts = {f"{name}: {key}": value for name, table in tables.items() for key, value in table.facts.items()}
     return replace(first, columns=(Column("run"), *first.columns), rows=rows, notes=notes, facts=facts)
 

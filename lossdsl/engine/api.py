@@ -130,7 +130,8 @@ def _check_classes(compiled: Compiled) -> None:
             classes = compiled._kinds[ordered.args[1]]
             needed = i.attrs[0] + (classes.attrs[:1] == ("not",))
         if needed > compiled.num_classes:
-            raise UserError(f"{i.text} needs {needed} classes, and there are {compiled.num_classes}", where=compiled._place(i))
+            fix = "use a suite without DLR, such as autoattack_few" if i.op == "DLR" else "leave it out, or use more classes"
+            raise UserError(f"{i.text} needs {needed} classes, and there are {compiled.num_classes}", where=compiled._place(i), fix=fix)
 
 
 __all__ = ["Attack", "Loss", "Step", "attack_compiler", "attack_suite", "compile", "step_compiler"]

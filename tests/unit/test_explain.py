@@ -117,15 +117,18 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("  with f in  train: batch statistics, written to the running ones; dropout", "             joint: all points go through the model in one batch"),
     ),
     "train": (
-        "state w = zeros(K) then class_mean(error(f(x), y))\n" + CLEAN
-        + "train epochs = 2, batch = 8, sampler = classes(softmax(j: w[j])), data = mix(labelled, pseudo, fraction = 0.5), ema = 0.99",
+        CLEAN + "train epochs = 2, batch = 8, data = mix(labelled, pseudo, fraction = 0.5), ema = 0.99",
         (
             "  ema = 0.99",
             "  replays = 1  (default)",
             "  data = mix(labelled, pseudo, fraction = 0.5)",
-            "  sampler = classes(softmax(j1: w[j1])): the class of every example is drawn from this law, then the example",
             "  labelled and pseudo-labelled examples: a share 0.5 of every batch is of the second kind, with the label -1 if unknown",
         ),
+    ),
+    "sampler": (
+        "state w = zeros(K) then class_mean(error(f(x), y))\n" + CLEAN
+        + "train epochs = 2, batch = 8, sampler = classes(softmax(j: w[j]))",
+        ("  sampler = classes(softmax(j1: w[j1])): the class of every example is drawn from this law, then the example",),
     ),
     "gradients": (
         "upper minimize CE(f(x), y) + norm(grad(v = x + 0.1: CE(f(v), y)), 2) by sgd(lr = 0.1)\nlog size = norm(grad(theta: CE(f(x), y)), 2)",
@@ -149,7 +152,8 @@ def test_stages_come_in_the_order_of_running() -> None:
         .replace("t * CE(f(x'), y)", "t * CE(f{w}(x'), y)")
     )
     heads = [line for line in parse_recipe("recipe r\n" + text).explain().splitlines() if line and not line.startswith(" ")]
-    assert heads == ["recipe r", "input", "lower x'", "lower w", "find t", "upper", "operations"]
+    method = ["programme", "algorithm", "gradient of the upper level", "cost of a batch"]
+    assert heads == ["recipe r", *method, "input", "lower x'", "lower w", "find t", "upper", "operations"]
 
 
 @pytest.mark.parametrize("name", [*recipe_paths(), *attack_paths()])

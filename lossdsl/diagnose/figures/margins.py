@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lossdsl.diagnose.figures.style import COLOURS, HATCHES, LINES, MARKERS, SEQUENTIAL, legend_below, panels
+from lossdsl.diagnose.figures.style import BINS, COLOURS, HATCHES, MARKERS, SEQUENTIAL, legend_below, outlined, panels
 from lossdsl.diagnose.margins import QUADRANTS
 from lossdsl.diagnose.table import Table
 
-BINS = 40
 _HISTOGRAMS = ("margin", "adversarial margin", "kl")
 
 
@@ -22,13 +18,8 @@ def draw_margins(table: Table) -> Figure:
     figure, axes = panels(len(_HISTOGRAMS), height=3.0)
     for panel, name in zip(axes, _HISTOGRAMS, strict=True):
         low, high = (-1.0, 1.0) if name != "kl" else (0.0, max(*table[name], 1e-9))
-        edges = np.linspace(low, high, BINS + 1).tolist()
         for number, (run, part) in enumerate(table.split("run").items()):
-            values = np.asarray(part[name])
-            weights = np.full(len(values), 1 / len(values))
-            panel.hist(values, edges, weights=weights, histtype="stepfilled", color=COLOURS[number % 7], alpha=0.15)
-            look: dict[str, Any] = {"color": COLOURS[number % 7], "linestyle": LINES[number % 7]}
-            panel.hist(values, edges, weights=weights, histtype="step", linewidth=1.6, label=run or None, **look)
+            outlined(panel, part[name], (low, high), number, run or None)
         panel.set(xlabel=table.label(name))
     axes[0].set_ylabel("share of the examples")
     legend_below(figure, axes[0])
