@@ -2,8 +2,10 @@
 
     python benchmarks/digits_table.py --out runs/table --eps 0.2 --seeds 0 1 2
 
-Runs that are there already are kept, so that the command can be interrupted and repeated. Seconds per epoch are those of the runs, or,
-with --retime, of two epochs of every recipe run alone one after the other.
+    python benchmarks/digits_table.py --times docs/results.md
+
+Runs that are there already are kept, so that the command can be interrupted and repeated. Seconds per epoch are those of the runs on the
+clock; --times puts CPU seconds in their place, measured by turns with updates of pgd_at (update_time.py).
 """
 
 from __future__ import annotations
@@ -12,16 +14,23 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import sys
 from pathlib import Path
 from statistics import mean, median, stdev
 
+from update_time import BATCH, relative
+
 from lossdsl.assets import recipe_paths
 from lossdsl.cli import main as command_line
 from lossdsl.front import load
+from lossdsl.plan.cost import cost
+from lossdsl.run.data import DataRequest, load_data
 
 MARK = ("<!-- table -->\n", "<!-- end -->")
 ATTACKS = ("fgsm", "pgd20")
+ROUNDS, VALIDATION = 5, 0.1
+COLUMNS = ["recipe", "clean", "FGSM", "PGD-20", "passes", "s/epoch"]
 
 
 HELPED = {"hat": ("--bind", "g={erm}")}
@@ -35,14 +44,18 @@ FRACTIONS = ("fast_at", "pgd2_at", "llr")
 """Recipes whose step is a fixed multiple of the radius."""
 
 
-def settings(recipe: str, eps: float) -> list[str]:
-    """--set arguments: the radius and, where the recipe has one of its own, a step of a quarter of it."""
-    chosen: dict[str, object] = {"eps": eps}
+def chosen_params(recipe: str, eps: float) -> dict[str, float]:
+    """The radius and, where the recipe has one of its own, a step of a quarter of it."""
+    chosen: dict[str, float] = {"eps": eps}
     if recipe not in FRACTIONS:
         chosen["step"] = eps / 4
     chosen |= {name: {"eps": eps, "eps/6": eps / 6}.get(str(value), value) for name, value in CHANGED.get(recipe, {}).items()}
-    known = load(recipe).params
-    return [part for name, value in chosen.items() if name in known for part in ("--set", f"{name}={value}")]
+    return {name: value for name, value in chosen.items() if name in load(recipe).params}
+
+
+def settings(recipe: str, eps: float) -> list[str]:
+    """The --set arguments."""
+    return [part for name, value in chosen_params(recipe, eps).items() for part in ("--set", f"{name}={value}")]
 
 
 def others(recipe: str, seed: int, args: argparse.Namespace) -> list[str]:
@@ -85,16 +98,25 @@ def one(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     return loaded
 
 
-def seconds_alone(recipe: str, args: argparse.Namespace) -> float:
-    """Seconds per epoch of two epochs of seed 0."""
-    out = args.out / f"{recipe}-time"
-    if not (out / "result.json").is_file():
-        lossdsl(
-            "train", recipe, *settings(recipe, args.eps), "--attack-set", f"eps={args.eps}", "--by", args.by, "--train", args.train,
-            "--epochs", "2", "--model", args.model, "--out", str(out), "--resume", "--quiet", *others(recipe, 0, args),
-        )  # fmt: skip
-    result = json.loads((out / "result.json").read_text())
-    return float(result["seconds"] / result["epochs"])
+def retimed(recipes: list[str], eps: float) -> dict[str, float]:
+    """CPU seconds of the updates of one epoch: batches times replays times the ratio to pgd_at's update times the median of that."""
+    examples, _ = load_data(DataRequest()).validated(VALIDATION)
+    chosen = {name: load(name).with_params(**chosen_params(name, eps)) for name in dict.fromkeys(["pgd_at", *recipes])}
+    ratios, anchor = relative(chosen, ROUNDS)
+    batches = math.ceil(len(examples) / BATCH)
+    return {name: batches * load(name).train.replays * ratios[name] * anchor for name in recipes}
+
+
+def passes(recipe: str) -> str:
+    """Forward, input-backward and full backward passes of one update over one batch, as `lossdsl plan` counts them, for ten classes."""
+    found, sizes = cost(load(recipe).plan), {"K": 10, "K - 1": 9}
+
+    def batches(name: str) -> int:
+        return math.prod(sizes.get(part.strip("()")) or int(part.strip("()")) for part in name.split(" * "))
+
+    forward = found.forward + sum(n * batches(name) for name, n, _ in found.copies)
+    backward = found.input_backward + sum(n * batches(name) for name, _, n in found.copies)
+    return f"{forward} / {backward} / {found.full_backward}"
 
 
 def cell(values: list[float]) -> str:
@@ -110,23 +132,39 @@ def main() -> None:
     parser.add_argument("--model", default="smallcnn")
     parser.add_argument("--by", default="adam(lr = 2e-3)")
     parser.add_argument("--train", default="epochs = 10, batch = 64, schedule = cosine, warmup = 0, augment = none")
-    parser.add_argument("--retime", action="store_true", help="measure the seconds per epoch anew, each recipe alone")
     parser.add_argument("--page", type=Path, help="a page whose table is replaced, such as docs/results.md")
+    parser.add_argument("--times", type=Path, help="measure the update of every row of this page's table anew, and train nothing")
     args = parser.parse_args()
+    if args.times:
+        rows = [row[:-2] for row in table_of(args.times)]
+        seconds = retimed([row[0] for row in rows], args.eps)
+        put(args.times, [[*row, passes(row[0]), f"{seconds[row[0]]:.1f}"] for row in rows])
+        return
     rows = []
     for recipe in args.recipes:
         runs = [one(recipe, seed, args) for seed in args.seeds]
         accuracy = [cell([run[column] for run in runs]) for column in ("clean", *ATTACKS)]
-        seconds = seconds_alone(recipe, args) if args.retime else median(run["seconds"] for run in runs)
-        rows.append([recipe, *accuracy, f"{seconds:.1f}"])
+        rows.append([recipe, *accuracy, passes(recipe), f"{median(run['seconds'] for run in runs):.1f}"])
         print(" | ".join(rows[-1]), flush=True)
-    table = "\n".join("| " + " | ".join(r) + " |" for r in [["recipe", "clean", "FGSM", "PGD-20", "s/epoch"], ["---"] * 5, *rows]) + "\n"
-    if args.page:
-        text = args.page.read_text()
-        start, end = text.index(MARK[0]) + len(MARK[0]), text.index(MARK[1])
-        args.page.write_text(text[:start] + table + text[end:])
-    else:
+    put(args.page, rows)
+
+
+def table_of(page: Path) -> list[list[str]]:
+    """The rows of a page's table."""
+    text = page.read_text()
+    lines = text[text.index(MARK[0]) + len(MARK[0]) : text.index(MARK[1])].strip().splitlines()[2:]
+    return [[part.strip() for part in line.strip("|").split("|")] for line in lines]
+
+
+def put(page: Path | None, rows: list[list[str]]) -> None:
+    """Replace the table of a page, or print it."""
+    table = "\n".join("| " + " | ".join(r) + " |" for r in [COLUMNS, ["---"] * len(COLUMNS), *rows]) + "\n"
+    if page is None:
         print(table)
+        return
+    text = page.read_text()
+    start, end = text.index(MARK[0]) + len(MARK[0]), text.index(MARK[1])
+    page.write_text(text[:start] + table + text[end:])
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
     python benchmarks/experiments.py catastrophic --out runs/catastrophic --data-root ../mnist-t10k --page docs/experiments.md
     python benchmarks/experiments.py overfitting --out runs/overfitting --data-root ../mnist-t10k --page docs/experiments.md
 
-An experiment tests the best and the last checkpoint on the test images; a scan, such as catastrophic-scan, chooses settings and reads
-only what the runs measured on the validation part. Runs that are there already are kept, so that a command can be interrupted and
+An experiment tests the best and the last checkpoint on the test images; a scan, such as radius-fixed, reads only what the runs measured
+on the validation part. Runs that are there already are kept, so that a command can be interrupted and
 repeated.
 """
 
@@ -51,52 +51,47 @@ class Experiment:
     """The recipes say their radius; it is not set from outside."""
 
 
-def lenet(data: str, rate: float, train: str) -> tuple[str, ...]:
-    return "--data", data, "--model", "lenet", "--by", f"adam(lr = {rate:g})", "--train", f"{train}, {PLAIN}"
-
-
-def ours(name: str) -> tuple[str, ...]:
-    return (str(HERE / "mnist" / f"{name}.loss"),)
+def small(model: str, data: str, train: str) -> tuple[str, ...]:
+    return "--data", data, "--model", model, "--by", "adam(lr = 1e-3)", "--train", f"{train}, {PLAIN}"
 
 
 def weighted(recipe: str, *weights: float) -> dict[str, tuple[str, ...]]:
     return {f"{recipe}, lambda = {w:g}": (recipe, "--set", f"lambda={w:g}") for w in weights}
 
 
+MLP = "benchmarks.mlp:build"
 METHODS = ("pgd_at", "trades", "bat")
+ATTACKED = ("--set", "step=0.05")
 EXPERIMENTS = {
     "radius": Experiment(
         0.45,
-        lenet("mnist-t10k", 1e-3, "epochs = 14, batch = 32, schedule = drop(at = [12], factor = 0.1)"),
-        {
-            **{f"{name}, growing radius": ours(f"{name}_ramp") for name in METHODS},
-            **{f"{name}, 0.45 from the start": ours(f"{name}_large") for name in METHODS},
-        },
-        suites=("fgsm", "pgd50x10"),
+        small("lenet", "mnist-t10k", "epochs = 14, batch = 32, schedule = drop(at = [12], factor = 0.1)"),
+        {name: (str(HERE / "mnist" / f"{name}_ramp.loss"),) for name in METHODS},
+        suites=("pgd20",),
         own_radius=True,
     ),
-    "catastrophic-scan": Experiment(
-        0.3,
-        lenet("mnist-t10k", 1e-3, "epochs = 6, batch = 128, schedule = cyclic(peak = 0.4)"),
-        {"fgsm_at": ("fgsm_at",), **weighted("gradalign", 0.2, 0.5, 1, 2), **weighted("elle", 1000, 2000, 4000)},
+    "radius-fixed": Experiment(
+        0.45,
+        small("lenet", "mnist-t10k", "epochs = 6, batch = 32, schedule = constant"),
+        {name: (name, "--set", "step=0.09") for name in METHODS},
         scan=True,
     ),
     "catastrophic": Experiment(
-        0.3,
-        lenet("mnist-t10k", 1e-3, "epochs = 15, batch = 128, schedule = cyclic(peak = 0.4)"),
+        0.25,
+        small(MLP, "mnist-t10k", "epochs = 12, batch = 64, schedule = constant"),
         {
-            "fgsm_at": ("fgsm_at",),
-            "fast_at": ("fast_at",),
-            **weighted("gradalign", 1),
-            **weighted("elle", 4000),
+            **{name: (name,) for name in ("fgsm_at", "fast_at")},
+            **weighted("gradalign", 1, 4),
+            **weighted("elle", 1000, 10000),
             "fast_bat": ("fast_bat",),
-            "pgd_at": ("pgd_at", "--set", "step=0.075"),
+            "pgd_at": ("pgd_at", *ATTACKED),
         },
     ),
     "overfitting": Experiment(
-        0.3,
-        lenet("mnist-few", 1e-3, "epochs = 100, batch = 64, schedule = drop(at = [50], factor = 0.1)"),
-        {name: (name, "--set", "step=0.075") for name in ("pgd_at", "beta_at")},
+        0.1,
+        small(MLP, "mnist-few", "epochs = 60, batch = 64, schedule = drop(at = [30], factor = 0.1)"),
+        {name: (name, "--set", "step=0.025") for name in ("pgd_at", "beta_at")},
+        suites=("pgd20",),
     ),
 }
 

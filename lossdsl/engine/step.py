@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lossdsl.diagnostics import UserError
 from lossdsl.engine import danskin
 from lossdsl.engine.batch_level import BatchLevel, differentiable_weights
-from lossdsl.engine.carried import carrying, gradient
+from lossdsl.engine.carried import carrying, gradient, trained
 from lossdsl.engine.closures import Closure, Frame, Values
 from lossdsl.engine.compiled import Compiled
 from lossdsl.engine.find import FindRunner
@@ -218,20 +218,24 @@ class Step(Compiled):
     def _objective(self, frame: Frame, solved: Solved, index: Tensor | None) -> Loss:
         assert self.plan.upper is not None
         differentiable_weights(frame)
-        if self._several is not None:
-            total, results = self._combined(frame, self._several.name, solved.several)
-        elif solved.waiting is not None:
-            total, results = self._with_last_update(frame, solved, solved.waiting)
-        else:
-            total, results = self._evaluated(frame, solved)
+        with torch.enable_grad():  # gradients as values, implicit terms and combinations need them even where the caller wants none
+            total, results = self._totalled(frame, solved)
         upper, count = self.plan.upper, len(self.plan.upper.terms)
-        loss = total.as_subclass(Loss)
+        loss = (total if torch.is_grad_enabled() else total.detach()).as_subclass(Loss)
         loss.terms = dict(zip(self._terms, (term.detach() for term in results[:count]), strict=False))
         logs = results[count : count + len(upper.logs)]
         loss.logs = {name: _averaged(frame, value).detach() for name, value in zip(upper.logs, logs, strict=True)}
         states = results[count + len(upper.logs) :]
         self._states.propose({n: frame.tensor(v).detach() for n, v in zip(upper.states, states, strict=True)}, index)
         return loss
+
+    def _totalled(self, frame: Frame, solved: Solved) -> tuple[Tensor, list[Any]]:
+        """The upper loss; its averaged terms, then the values of logs and states."""
+        if self._several is not None:
+            return self._combined(frame, self._several.name, solved.several)
+        if solved.waiting is not None:
+            return self._with_last_update(frame, solved, solved.waiting)
+        return self._evaluated(frame, solved)
 
     def _evaluated(self, frame: Frame, solved: Solved) -> tuple[Tensor, list[Any]]:
         """The upper objective once, with the implicit terms of its levels; its averaged terms, then the values of logs and states."""
@@ -277,6 +281,9 @@ class Step(Compiled):
 
     def _combined(self, frame: Frame, name: str, several: list[Tensor]) -> tuple[Tensor, list[Any]]:
         """The upper level at every maximiser, combined to the min-norm gradient; what is recorded is the weighted mean."""
+        if not trained(self.trained):
+            fix = "leave requires_grad on for at least one parameter"
+            raise UserError("through danskin combines gradients, and the model has no parameter to train", where=self.recipe.name, fix=fix)
         totals, rows, recorded = [], [], []
         for point in several:
             frame.points[name,] = point

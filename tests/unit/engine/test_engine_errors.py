@@ -238,3 +238,22 @@ def test_solutions_that_only_lower_levels_use_are_not_needed() -> None:
 def test_attacks_have_no_objective_and_recipes_no_runs() -> None:
     attack = lossdsl.compile("pgd10", mlp(), num_classes=4)
     assert not hasattr(attack, "objective") and not hasattr(lossdsl.compile("erm", mlp(), num_classes=4), "run")
+
+
+@pytest.mark.parametrize("name", ["pgd_at", "free_at", "fast_bat", "gradalign", "ddi"])
+def test_a_step_under_no_grad_gives_the_same_loss(name: str) -> None:
+    """Gradients as values, implicit terms and combined gradients are made all the same."""
+    torch.manual_seed(0)
+    model, x, y, losses = torch.nn.Linear(5, 3), torch.rand(4, 5), torch.tensor([0, 1, 2, 0]), []
+    for wanted in (True, False):
+        step = lossdsl.compile(lossdsl.load(name), model, num_classes=3)
+        with torch.set_grad_enabled(wanted):
+            losses.append(step(x, y, generator=torch.Generator().manual_seed(1)))
+    assert [loss.requires_grad for loss in losses] == [True, False]
+    assert float(losses[0].detach()) == float(losses[1]) and losses[0].terms == losses[1].terms
+
+
+def test_danskin_needs_a_parameter_to_train() -> None:
+    model, x, y = torch.nn.Linear(5, 3).requires_grad_(False), torch.rand(4, 5), torch.tensor([0, 1, 2, 0])
+    with pytest.raises(UserError, match=r"ddi: through danskin combines gradients[\s\S]*requires_grad"):
+        lossdsl.compile(lossdsl.load("ddi"), model, num_classes=3)(x, y)
