@@ -28,7 +28,7 @@ from lossdsl.run.examples import Split
 
 HERE = Path(__file__).resolve().parent
 PLAIN = "warmup = 0, augment = none"
-FEW = 1000
+FEW = 500
 
 
 @dataset("mnist-few", f"the first {FEW:,} training images of mnist-t10k")
@@ -89,7 +89,7 @@ EXPERIMENTS = {
     ),
     "overfitting": Experiment(
         0.1,
-        small(MLP, "mnist-few", "epochs = 60, batch = 64, schedule = drop(at = [30], factor = 0.1)"),
+        small(MLP, "mnist-few", "epochs = 100, batch = 32, schedule = drop(at = [60], factor = 0.1)"),
         {name: (name, "--set", "step=0.025") for name in ("pgd_at", "beta_at")},
         suites=("pgd20",),
     ),
