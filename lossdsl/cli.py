@@ -16,7 +16,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lossdsl import __version__, diagnose_commands, law_commands, play_commands, run_commands, sanity_commands, sweep_commands
+from lossdsl import (
+    __version__,
+    diagnose_commands,
+    law_commands,
+    play_commands,
+    report_commands,
+    run_commands,
+    sanity_commands,
+    sweep_commands,
+)
 from lossdsl.arguments import (
     BROKEN_PIPE,
     FINDINGS,
@@ -199,6 +208,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("train a model by a recipe", run_commands.train_arguments, run_commands.run_train),
     "attack-from": Command("write an adaptive attack suite from a training recipe", _attack_from_arguments, _attack_from),
     "evaluate": Command("measure a trained model under an attack suite", run_commands.evaluate_arguments, run_commands.run_evaluate),
+    "report": Command("one self-contained HTML page about runs", report_commands.report_arguments, report_commands.run_report),
     "diagnose": Command(
         "measure and draw why a model is as robust as it is", diagnose_commands.diagnose_arguments, diagnose_commands.run_diagnose
     ),

@@ -114,6 +114,8 @@ TABLE: dict[str, tuple[str, ...]] = {
         "lossdsl.engine",
         "lossdsl.run",
     ),
+    # Pages of stored runs: their recipes explained, their diagnostics drawn.
+    "lossdsl.report": ("lossdsl.diagnostics", "lossdsl.front", "lossdsl.explain", "lossdsl.run", "lossdsl.diagnose"),
     "lossdsl.laws": ("lossdsl",),
     # --- the doors ---
     "lossdsl.arguments": ("lossdsl.source", "lossdsl.diagnostics", "lossdsl.front"),
@@ -121,6 +123,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "lossdsl.run_commands": ("lossdsl",),
     "lossdsl.diagnose_commands": ("lossdsl",),
     "lossdsl.play_commands": ("lossdsl",),
+    "lossdsl.report_commands": ("lossdsl",),
     "lossdsl.law_commands": ("lossdsl",),
     "lossdsl.sanity_commands": ("lossdsl",),
     "lossdsl.sweep_commands": ("lossdsl",),
@@ -153,6 +156,7 @@ WITHOUT_TORCH = (
     "lossdsl.check_commands",
     "lossdsl.run_commands",
     "lossdsl.play_commands",
+    "lossdsl.report_commands",
     "lossdsl.sweep.grid",
     "lossdsl.sanity_commands",
     "lossdsl.sweep_commands",

@@ -181,6 +181,7 @@ def _solver(level: TypedLevel) -> list[str]:
         "raw": f"{show(solver.start)}, not projected",
         "uniform": "uniform on the set",
         "corner": "a random corner of the set",
+        "own": "as published",
         "sphere": "a random point at the radius, projected on the set",
         "previous": "the perturbations of the last batch (0 in the first), projected on the set",
     }
