@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lossdsl.engine.register import input_set, operation, solver
     from lossdsl.front import Recipe, load
     from lossdsl.front import parse_recipe as parse
+    from lossdsl.laws.python_laws import law
     from lossdsl.run.evaluate_model import evaluate
     from lossdsl.run.results import Evaluation
 
@@ -34,11 +35,12 @@ _PLACES = {
     "Evaluation": ("lossdsl.run.results", "Evaluation"),
     "operation": ("lossdsl.engine.register", "operation"),
     "solver": ("lossdsl.engine.register", "solver"),
+    "law": ("lossdsl.laws.python_laws", "law"),
     "input_set": ("lossdsl.engine.register", "input_set"),
 }
 
 __all__ = [
-    "Evaluation", "LossdslError", "Recipe", "RecipeError", "UserError", "__version__", "compile", "evaluate", "input_set", "load",
+    "Evaluation", "LossdslError", "Recipe", "RecipeError", "UserError", "__version__", "compile", "evaluate", "input_set", "law", "load",
     "operation", "parse", "solver",
 ]  # fmt: skip
 

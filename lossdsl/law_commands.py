@@ -6,12 +6,20 @@ import argparse
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lossdsl.arguments import FINDINGS, OK, Parser
+from lossdsl.diagnostics import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from lossdsl.laws.catalogue import Law
+    from lossdsl.laws.python_laws import PythonLaw
 
 
 def laws_arguments(parser: Parser) -> None:
-    parser.add_argument("files", nargs="*", metavar="FILE", help="a .loss file with laws, or the name of a shipped one (all shipped ones)")
+    help = "a .loss file, a Python file with @lossdsl.law, or a shipped file's name (all of them)"
+    parser.add_argument("files", nargs="*", metavar="FILE", help=help)
     parser.add_argument("--id", action="append", default=[], metavar="NAME", help="only this law; may be given several times")
     parser.add_argument("--json", action="store_true", help="everything about each, for programs")
     parser.add_argument("--hard", action="store_true", help="search many times longer")
@@ -20,16 +28,32 @@ def laws_arguments(parser: Parser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
 
+def _wanted(arguments: argparse.Namespace) -> list[Law | PythonLaw]:
+    """The laws of the files given, of either kind, or all shipped ones."""
+    from lossdsl.laws.catalogue import load_laws
+    from lossdsl.laws.python_laws import python_laws
+
+    scripts = [Path(name) for name in arguments.files if name.endswith(".py")]
+    texts = [name for name in arguments.files if not name.endswith(".py")]
+    found: list[Law | PythonLaw] = [law for path in scripts for law in python_laws(path)]
+    found += load_laws(texts) if texts or not scripts else []
+    known = {law.name for law in found}
+    for name in arguments.id:
+        if name not in known:
+            raise UserError(f"there is no law {name}", where="--id", fix=did_you_mean(name, known))
+    return [law for law in found if not arguments.id or law.name in arguments.id]
+
+
 def run_laws(arguments: argparse.Namespace) -> int:
     """The verdict on every law; 1 if a claim fails or a refute finds nothing."""
     from rich.console import Console
     from rich.progress import track
 
-    from lossdsl.laws.catalogue import load_laws
     from lossdsl.laws.report import as_json, lines
-    from lossdsl.laws.search import Effort, check_law_file
+    from lossdsl.laws.search import Effort
+    from lossdsl.laws.testing import verdict_on
 
-    laws = load_laws(arguments.files, arguments.id)
+    laws = _wanted(arguments)
     effort = Effort(seed=arguments.seed)
     effort = effort.hard() if arguments.hard else effort
     if arguments.time is not None:
@@ -37,7 +61,7 @@ def run_laws(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True)
     reports = []
     for law in track(laws, "laws", console=console, transient=True, disable=arguments.quiet or not sys.stderr.isatty()):
-        report = check_law_file(law, effort)
+        report = verdict_on(law, effort)
         reports.append(report)
         if not arguments.json:
             print("\n".join(lines(report)), flush=True)

@@ -60,7 +60,7 @@ class LawChecker(Checker):
         self._complete(node)
         return TypedLaw(
             node.name, self.words.get("title", ""), self.words.get("source", ""), self.inference.classes, tuple(self.quantities),
-            tuple(self.statements), self.choices, self.options,
+            tuple(self.statements), self.choices, self.options, self.inference.networks,
         )  # fmt: skip
 
     def declare(self, name: str, binding: object, span: Span, what: str) -> None:

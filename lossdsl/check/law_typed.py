@@ -103,6 +103,7 @@ class TypedLaw:
     choices: dict[str, Choice]
     options: dict[str, tuple[Choice, ...]]
     """What could have been chosen, given the choices before it."""
+    networks: dict[str, Network] = field(default_factory=dict)
     domain: tuple[float, float] = (0.0, 1.0)
     params: dict[str, float | int] = field(default_factory=dict)
     kind: str = "law"

@@ -57,20 +57,16 @@ def _shipped() -> dict[str, Path]:
     return law_paths()
 
 
-def load_laws(names: Sequence[str] = (), only: Sequence[str] = ()) -> list[Law]:
-    """The laws of files (paths, or names of shipped ones), or of all shipped files; `only`: the names of those wanted.
+def load_laws(names: Sequence[str] = ()) -> list[Law]:
+    """The laws of files (paths, or names of shipped ones), or of all shipped files.
 
-    Raises UserError for a name that no file or law has, RecipeError for a file with errors.
+    Raises UserError for a name that no file has, or files without laws, RecipeError for a file with errors.
     """
     paths = [_path(n) for n in names] if names else list(_shipped().values())
     found = [law for path in paths for law in laws_of(read_source(path))]
     if not found:
         raise UserError("there are no laws", where=", ".join(map(str, paths)), fix="declare one: law NAME, then for ... and claim ...")
-    known = {law.name for law in found}
-    for name in only:
-        if name not in known:
-            raise UserError(f"there is no law {name}", where="--id", fix=did_you_mean(name, known))
-    return [law for law in found if not only or law.name in only]
+    return found
 
 
 def _path(name: str) -> Path:

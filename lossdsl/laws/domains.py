@@ -42,6 +42,13 @@ def place(frame: Frame, q: Quantity, value: Tensor) -> None:
         frame.points["sample", q.name] = value
 
 
+def value_in(frame: Frame, q: Quantity) -> Tensor:
+    """What `place` has put there."""
+    if q.name == "y" and q.form == "label":
+        return frame.y
+    return frame.x if q.name == "x" and "input" in q.attrs else frame.points["sample", q.name]
+
+
 def value_of(q: Quantity, flat: Tensor, args: list[Tensor], chart: str, domain: tuple[float, float]) -> Tensor:
     """The value of a quantity as the engine holds it: a Prob by its logarithm."""
     if q.form == "label":

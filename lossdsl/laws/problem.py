@@ -21,6 +21,7 @@ from torch import Tensor
 
 import lossdsl.laws.recipes  # noqa: F401  # registers the kernels of solutions and games
 from lossdsl.check.law_typed import Quantity, Relation, Statement, TypedLaw
+from lossdsl.engine.closures import Frame
 from lossdsl.laws.domains import CHARTS, Placement
 from lossdsl.laws.exact import MEASURED, Confirmation, Exact
 from lossdsl.laws.lower import Piece
@@ -101,6 +102,10 @@ class Problem:
             dtype = torch.long if q.form == "label" else torch.float64
             found[q.name] = torch.tensor([[_number(v) for v in a.values[q.name]] for a in assignments], dtype=dtype)
         return found
+
+    def frame(self, assignment: Assignment) -> Frame:
+        """One assignment as the engine holds it, [1, ...]."""
+        return self._placement.frame(self.tensors([assignment]), assignment.charts)
 
     def evaluate(self, flat: Mapping[str, Tensor], charts: Mapping[str, str] | None = None) -> Evaluation:
         """flat: per quantity [B, size], float64 (a label int64 [B, 1]); gradients flow to those that require them."""
