@@ -120,10 +120,13 @@ def _explain(arguments: argparse.Namespace) -> int:
 def _list_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="everything about each, for programs")
     parser.add_argument("--attacks", action="store_true", help="attack suites instead of recipes and games")
+    parser.add_argument("--laws", action="store_true", help="the laws of every shipped file of laws")
 
 
 def _list(arguments: argparse.Namespace) -> int:
     """What is shipped, one line each: its name, the methods it is, title and source."""
+    if arguments.laws:
+        return law_commands.list_laws(arguments.json)
     from lossdsl.catalog import describe
 
     paths = attack_paths() if arguments.attacks else {**recipe_paths(), **game_paths()}

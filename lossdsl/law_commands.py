@@ -28,6 +28,26 @@ def laws_arguments(parser: Parser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
 
+def list_laws(as_json: bool) -> int:
+    """The shipped laws, one line each: name, file and source. Loads no torch."""
+    from lossdsl.assets import law_paths
+    from lossdsl.front import parse_recipes, read_source
+
+    rows = [
+        {"name": law.name, "file": name, "title": law.title, "source": law.source_note}
+        for name, path in law_paths().items()
+        for law in parse_recipes(read_source(path))
+        if law.kind == "law"
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return OK
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        print(f"{row['name']:<{width}}  {row['file']:<12}  {row['source']}".rstrip())
+    return OK
+
+
 def _wanted(arguments: argparse.Namespace) -> list[Law | PythonLaw]:
     """The laws of the files given, of either kind, or all shipped ones."""
     from lossdsl.laws.catalogue import load_laws

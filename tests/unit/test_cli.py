@@ -430,7 +430,7 @@ def test_output_that_the_terminal_cannot_show_is_escaped(files: Path) -> None:
 
 
 def test_the_facade_is_small_and_complete() -> None:
-    assert len(lossdsl.__all__) <= 12
+    assert len(lossdsl.__all__) <= 14
     assert all(getattr(lossdsl, name) is not None for name in lossdsl.__all__)
     assert set(lossdsl.__all__) <= set(dir(lossdsl))
     assert lossdsl.parse(GOOD).params == {"eps": 8 / 255} and lossdsl.load("trades").name == "trades"
