@@ -33,6 +33,7 @@ from lossdsl.laws.exact import Comparison, Confirmation
 from lossdsl.laws.numbers import mpf
 from lossdsl.laws.problem import Assignment, Problem
 from lossdsl.laws.search import Effort
+from lossdsl.laws.shapes import shapes
 from lossdsl.laws.strategies import explore
 from lossdsl.laws.verdict import Counterexample, LawReport, Tried, Verdict
 from lossdsl.source import Source
@@ -175,15 +176,15 @@ def check_python_law(law: PythonLaw, effort: Effort) -> LawReport:
     statement = type(statement)(statement.relation, law.refuted, (), statement.span)
     said = " ".join((law.function.__doc__ or law.name).split())
     text = f"{'refute' if law.refuted else 'claim'} {said}"
-    examples = satisfied = shapes = 0
-    for n, typed in enumerate(law.quantified.shapes(effort.seed, effort.shapes)):
+    examples = satisfied = choices = 0
+    for n, typed in enumerate(shapes(law.quantified, effort.seed, max(effort.shapes // 4, 1))):
         judge = _Judge(law, typed, began + effort.seconds)
-        found = explore(judge.problem, effort.seed + n, effort.examples, judge.judge)
-        examples, satisfied, shapes = examples + judge.examples, satisfied + judge.satisfied, shapes + 1
+        found = explore(judge.problem, effort.seed + n, 3 * effort.examples, judge.judge)
+        examples, satisfied, choices = examples + judge.examples, satisfied + judge.satisfied, choices + 1
         if found is not None:
-            tried = Tried(satisfied, examples, 1, shapes, time.monotonic() - began)
+            tried = Tried(satisfied, examples, 1, choices, time.monotonic() - began)
             return _report(law, Verdict(statement, text, "refuted", tried, _counterexample(judge, found)))
-    tried = Tried(satisfied, examples, 0, shapes, time.monotonic() - began)
+    tried = Tried(satisfied, examples, 0, choices, time.monotonic() - began)
     return _report(law, Verdict(statement, text, "holds" if satisfied else "vacuous", tried))
 
 

@@ -12,6 +12,7 @@ from lossdsl.cli import main
 from lossdsl.front import check_source
 from lossdsl.laws.catalogue import laws_of, load_laws
 from lossdsl.laws.python_laws import python_laws
+from lossdsl.laws.shapes import shapes
 from lossdsl.laws.testing import law_tests
 from lossdsl.source import Source
 from lossdsl.syntax.format import format_text
@@ -49,7 +50,7 @@ def test_what_is_enumerated() -> None:
     }  # fmt: skip
     assert found.at({"n": 3, "i": 3, "K": 4}).choices["i"] == 3
     assert found.at({"n": 1, "i": 3}).choices["i"] == 1  # no option any more
-    seen = [tuple(t.choices.items()) for t in found.shapes(0, 40)]
+    seen = [tuple(t.choices.items()) for t in shapes(found, 0, 40)]
     assert len(set(seen)) == len(seen) >= 30
 
 
@@ -106,9 +107,9 @@ def test_the_last_point_of_a_game() -> None:
 def test_the_command_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.loss"
     path.write_text("law good\nfor a in [0, 1]\nclaim a^2 <= a\nlaw bad\nfor a in [0, 1]\nclaim a^2 >= a\nlaw empty\nfor a in [0, 1]\nwhere a > 2\nclaim a > 0\n")
-    assert main(["laws", str(path), "--id", "good"]) == 0
+    assert main(["laws", str(path), "--id", "good", "--time", "2"]) == 0
     assert main(["laws", str(path), "--id", "bad"]) == 1
-    assert main(["laws", str(path), "--id", "empty"]) == 1
+    assert main(["laws", str(path), "--id", "empty", "--time", "1"]) == 1
     said = capsys.readouterr().out
     assert "refuted" in said and "vacuous" in said
     assert main(["laws", str(path), "--id", "godo"]) == 2
@@ -117,7 +118,7 @@ def test_the_command_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_laws_in_a_users_test_suite(tmp_path: Path) -> None:
     (tmp_path / "a.loss").write_text("law one\nfor a in [0, 1]\nclaim a <= 1\nlaw two\nfor a in [0, 1]\nclaim a < 1\n")
-    test = law_tests(tmp_path)
+    test = law_tests(tmp_path, seconds=2.0)
     (mark,) = test.pytestmark  # type: ignore[attr-defined]
     one, two = mark.args[1]
     test(one)
@@ -138,7 +139,7 @@ def test_laws_in_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         "    return q[y], '<=', 0.5\n"
     )
     assert [law.name for law in python_laws(path)] == ["shrinking", "wrong"]
-    assert main(["laws", str(path), "--time", "4"]) == 1
+    assert main(["laws", str(path), "--time", "3"]) == 1
     said = capsys.readouterr().out
     assert "ok    shrinking" in said and "FAIL  wrong" in said
 
