@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -71,8 +72,8 @@ def train_report(result: TrainResult) -> RenderableType:
 
 def evaluations_report(results: Sequence[Evaluation]) -> RenderableType:
     """Clean and robust accuracies of every model under every suite, what they cost, and every setting they hold under."""
-    table = Table(title=_title(results))
-    for heading in ("attack", "run", f"accuracy [{CONFIDENCE:.0%} Wilson interval]", "right", "broken", "passes/example", "seconds"):
+    table = Table(title=_title(results), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("attack", "run", f"accuracy [{CONFIDENCE:.0%}]", "broken", "passes", "seconds"):
         table.add_column(heading, no_wrap=True, justify="left" if heading in ("attack", "run") else "right")
     for number, result in enumerate(results):
         if number == 0 or _model(result) != _model(results[number - 1]):
@@ -102,7 +103,7 @@ def _start_rows(table: Table, result: Evaluation, named: bool) -> None:
         table.add_row(_model(result))
     clean = result.measurement.predictions
     per_example = f"{clean.passes.examples / result.clean.total:.1f}"
-    table.add_row("-", "clean", show_rate(result.clean), str(result.clean.right), "", per_example, f"{clean.seconds:.1f}")
+    table.add_row("", "clean", show_rate(result.clean), "", per_example, f"{clean.seconds:.1f}")
 
 
 def _result_rows(table: Table, result: Evaluation) -> None:
@@ -111,17 +112,15 @@ def _result_rows(table: Table, result: Evaluation) -> None:
     outcomes, total = result.measurement.outcomes, result.clean.total
     several = result.robust is None or len(outcomes) > 1
     for place, outcome in enumerate(outcomes if several else ()):
-        rate = result.runs[outcome.name]
-        name = f"{'after ' if result.count == 'worst' else ''}{outcome.name}"
         broken = f"{int(outcome.broken.sum())} of {int(outcome.attacked.sum())}"
         cost = f"{outcome.passes.examples / total:.1f}"
         label = "" if place else result.attack
-        table.add_row(label, name, show_rate(rate), str(rate.right), broken, cost, f"{outcome.seconds:.1f}")
+        table.add_row(label, outcome.name, show_rate(result.runs[outcome.name]), broken, cost, f"{outcome.seconds:.1f}")
     if result.robust is not None:
         lost = f"{result.clean.right - result.robust.right} of {result.clean.right}"
         costs = f"{result.passes_per_example:.1f}", f"{result.seconds:.1f}"
         label = "" if several else result.attack
-        table.add_row(label, f"robust ({result.attack})", show_rate(result.robust), str(result.robust.right), lost, *costs, style="bold")
+        table.add_row(label, "robust", show_rate(result.robust), lost, *costs, style="bold")
 
 
 def _notes(results: Sequence[Evaluation]) -> Iterator[str]:
@@ -132,7 +131,8 @@ def _notes(results: Sequence[Evaluation]) -> Iterator[str]:
         if lines not in seen:
             seen.append(lines)
             yield from lines
-    yield f"seed {results[0].seed}; broken: of the examples attacked; a pass is forward or backward, judging included"
+    about = "Under count worst a run's accuracy is after it and those before. Intervals are Wilson's. Broken: of the examples attacked."
+    yield f"{about} Passes: forward and backward, per example, judging included; seed {results[0].seed}."
     for result in results:
         if result.not_finite:
             yield f"{_model(result)} {result.not_finite} examples have outputs that are not finite; they count as wrong".strip()

@@ -247,7 +247,7 @@ def test_reports_say_every_setting(run: Path) -> None:
         "seed 0",
         "made up",
         "Wilson",
-        "robust (pgd20)",
+        "pgd20 robust",
     ):
         assert part in text
     text = printed(
