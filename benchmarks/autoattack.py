@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from lossdsl.solve.square import SquareLinf, corners, signs
 from torch import Tensor, nn
 
 import lossdsl
@@ -30,6 +29,7 @@ from lossdsl.run.passes import Passes, counted
 from lossdsl.run.rng import derive
 from lossdsl.run.stored import open_run
 from lossdsl.solve import SETS_TORCH, Domain, ExampleStreams
+from lossdsl.solve.square import SquareLinf, corners, signs
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "attacks"))
 import published

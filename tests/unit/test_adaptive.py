@@ -25,7 +25,8 @@ def test_every_attack_that_can_be_carried(name: str) -> None:
     """Valid without a finding, in canonical layout, with the recipe's own objective and set; fast_bat's second level needs its first."""
     recipe = lossdsl.load(name)
     found = attack_from(recipe, steps=7, restarts=3)
-    assert check_source(Source(found.text, name)).diagnostics == () and format_text(found.text) == found.text
+    assert {d.severity for d in check_source(Source(found.text, name)).diagnostics} <= {"note"}
+    assert format_text(found.text) == found.text
     assert bool(found.left) == name.startswith("fast_bat")
     suite = lossdsl.parse(found.text)
     own, *general = suite.typed.levels

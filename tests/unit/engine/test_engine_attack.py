@@ -30,11 +30,14 @@ def test_a_shipped_suite_raises_the_loss_inside_its_set(name: str) -> None:
     others = {other: surrogate(n) for n, other in enumerate(lossdsl.load(name).models)}
     suite = lossdsl.compile(name, model, num_classes=4, models=others)
     victims = list(others.values()) or [model] * len(suite.settings)
-    for victim, (point, objective) in zip(victims, suite.run(x, y, generator=seeded()).values(), strict=True):
+    for row, victim, (point, objective) in zip(suite.settings, victims, suite.run(x, y, generator=seeded()).values(), strict=True):
         family = point if point.dim() > x.dim() else point[:, None]
-        assert family.shape[2:] == x.shape[1:] and float((family - x[:, None]).abs().max()) <= 8 / 255 + 1e-12
+        size = torch.linalg.vector_norm(family - x[:, None], {"linf": torch.inf, "l2": 2}[row["norm"]], dim=2)
+        assert family.shape[2:] == x.shape[1:] and float(size.max()) <= row["radius"] + 1e-12
         (ce, gap), (ce_after, gap_after) = (losses(victim, at, y) for at in (x[:, None], family))
         raised = (ce_after.amax(1) > ce[:, 0]) | (gap_after.amax(1) > gap[:, 0])
+        if row["solver"] == "fab":  # gives the clean point where nothing near enough fools
+            raised = ((size == 0) | (gap_after > 0)).all(1)
         assert bool((raised | (gap[:, 0] > 0)).all()), "an example that is fooled already may stand still"
         if objective is not None and name == "pgd50x10":
             torch.testing.assert_close(objective, torch.nn.functional.cross_entropy(model(point), y, reduction="none").detach())
