@@ -99,6 +99,8 @@ class Fab:
         if state.margins.shape[1] > 0 and margins is not None and slopes is not None:
             margins, slopes = where_rows(state.have, state.margins, margins), where_rows(state.have, state.slopes, slopes)
         elif margins is None or slopes is None:
+            if state.margins.shape[1] == 0:  # every run has ended at its first step: nothing was asked
+                return replace(state, proposal=state.iterate, trying=True)
             margins, slopes = state.margins, state.slopes
         proposal = self._proposal(problem.set, state.iterate, margins, slopes)
         return replace(state, proposal=proposal, trying=True)
