@@ -5,7 +5,7 @@ from __future__ import annotations
 from lossdsl.sanity.catalogue import CARLINI, TRAMER, check
 from lossdsl.sanity.findings import Verdict, error, finding, not_run, passed
 from lossdsl.sanity.statistics import exceeds
-from lossdsl.sanity.strength import MISSED_SHARE, white_box
+from lossdsl.sanity.strength import REPAIRED_SHARE, white_box
 from lossdsl.sanity.subject import Subject
 
 
@@ -39,6 +39,6 @@ def suite(subject: Subject) -> Verdict:
         return not_run("it is not known which of these examples a suite left unbroken")
     alive = measured.alive[subject.correct]
     more = int((alive & white_box(subject)).sum())
-    say = finding if exceeds(more, len(alive), MISSED_SHARE) else passed
+    say = finding if exceeds(more, len(alive), REPAIRED_SHARE) else passed
     detail = f"PGD-{subject.budget.more} breaks {more} of {len(alive)} examples that {measured.suite} left"
-    return say(detail, more=more, examples=len(alive), left=int(alive.sum()), allowed_share=MISSED_SHARE)
+    return say(detail, more=more, examples=len(alive), left=int(alive.sum()), allowed_share=REPAIRED_SHARE)

@@ -32,11 +32,12 @@ class Threat:
         """Steps of a quarter of the radius from a random start."""
         return f"pgd(steps = {steps}, step = eps/4, start = x + uniform({self.norm}(0, eps)))"
 
-    def black_box(self, queries: int) -> tuple[str, str]:
-        """A solver that sees no gradient, and what to call it: Square where there is one, else random corners of the ball."""
+    def black_boxes(self, corners: int, queries: int) -> dict[str, str]:
+        """Solvers that see no gradient, by what they are called: random corners of the ball, and Square where its norm is."""
+        found = {f"{corners} random corners": f"pgd(steps = 1, step = 0, start = corner, restarts = {corners})"}
         if "square" in SOLVERS and self.norm in SQUARE_NORMS:
-            return f"square(queries = {queries})", "square"
-        return f"pgd(steps = 1, step = 0, start = corner, restarts = {queries})", "random corners"
+            found[f"square with {queries} queries"] = f"square(queries = {queries})"
+        return found
 
 
 def _range(domain: tuple[Bound, Bound] | None) -> str:

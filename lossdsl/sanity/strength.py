@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import torch
 from torch import Tensor
 
 from lossdsl.sanity.catalogue import ATHALYE, CARLINI, CROCE, check
 from lossdsl.sanity.findings import Verdict, error, finding, not_run, passed
 from lossdsl.sanity.gradients import GAP_SHARE
-from lossdsl.sanity.probes import CE, DLR, MARGIN
+from lossdsl.sanity.probes import CE, DLR, MARGIN, Threat
 from lossdsl.sanity.statistics import Pair, exceeds
 from lossdsl.sanity.subject import Stopped, Subject
 
@@ -98,10 +101,14 @@ def losses(subject: Subject) -> Verdict:
     reference=f"{ATHALYE} (black-box attacks are better than white-box attacks; random sampling finds adversarial examples)",
 )  # fmt: skip
 def black_box(subject: Subject) -> Verdict:
-    solver, name = subject.threat.black_box(subject.budget.queries)
-    blind = subject.broken(subject.attacked(lambda t: solver, MARGIN))
-    label = f"{name} with {subject.budget.queries} queries"
-    return _compared(Pair.of(blind, white_box(subject)), label, f"PGD-{subject.budget.more}", MISSED_SHARE)
+    solvers = subject.threat.black_boxes(subject.budget.corners, subject.budget.queries)
+    broken = [subject.broken(subject.attacked(partial(_given, solver), MARGIN)) for solver in solvers.values()]
+    blind = torch.stack(broken).any(0)
+    return _compared(Pair.of(blind, white_box(subject)), " or ".join(solvers), f"PGD-{subject.budget.more}", MISSED_SHARE)
+
+
+def _given(solver: str, threat: Threat) -> str:
+    return solver
 
 
 @check(

@@ -21,18 +21,20 @@ from lossdsl.sanity.probes import CE, Threat
 
 @dataclass(frozen=True)
 class Budget:
-    """How much the gate may spend. Attacks go from `steps` to `more` steps; `far` steps at the unbounded radius."""
+    """How much the gate may spend. Attacks go from `steps` to `more` steps; `far` steps at the unbounded radius; a black box gets so many
+    random `corners` and `queries`."""
 
     name: str
     examples: int
     steps: int
     more: int
     far: int
+    corners: int
     queries: int
 
 
-QUICK = Budget("quick", examples=128, steps=10, more=20, far=20, queries=20)
-FULL = Budget("full", examples=1000, steps=20, more=100, far=100, queries=500)
+QUICK = Budget("quick", examples=128, steps=10, more=20, far=20, corners=20, queries=100)
+FULL = Budget("full", examples=1000, steps=20, more=100, far=100, corners=100, queries=1000)
 BUDGETS = {budget.name: budget for budget in (QUICK, FULL)}
 
 
