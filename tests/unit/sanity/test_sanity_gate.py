@@ -14,6 +14,7 @@ from lossdsl.diagnostics import UserError
 from lossdsl.run.measure import Rate
 from lossdsl.sanity import Measured, Report, Settings, Threat, check_model
 from lossdsl.sanity.catalogue import ROWS
+from lossdsl.sanity.subject import Subject
 
 EPS = 0.1
 HARD = 0.1
@@ -204,3 +205,11 @@ def test_the_report_is_json_and_says_what_it_cost() -> None:
     assert value["passes"]["forward_examples"] > value["passes"]["backward_examples"] > 10 * 128
     assert got.summary().startswith(f"sanity: {len(ROWS)} checks (")
     assert "S07 gradients are not zero, S11" in got.summary() and "forward and" in got.summary()
+
+
+def test_points_without_finite_outputs_break_nothing_and_are_counted() -> None:
+    x, y = zoo.held_out()
+    model = zoo.Overflowing(zoo.trained())
+    subject = Subject(model.eval(), x[:50], y[:50], Threat(EPS), Settings())
+    right = int(subject.correct.sum())
+    assert int(subject.broken(x[:50][subject.correct] + 0.001).sum()) == 0 and subject.not_finite == right
