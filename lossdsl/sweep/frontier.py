@@ -6,10 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
 
 from lossdsl.diagnose.figures.style import canvas, drawing, legend_below, marks, save
 from lossdsl.sweep.collected import Collected, Row
 from lossdsl.sweep.grid import shown
+
+PLACES = tuple((dx, dy) for dy in (9, -10, 22, -23, 35, -36) for dx in (8, -8))
+"""Where a text may stand, in points from what it names, the best place first."""
 
 
 def draw_frontier(collected: Collected, out: Path) -> list[Path]:
@@ -23,14 +29,16 @@ def draw_frontier(collected: Collected, out: Path) -> list[Path]:
         figure = canvas(6.4, 4.8)
         axes = figure.add_subplot()
         first, *others = collected.over
-        for number, (label, rows) in enumerate(_curves(collected, others).items()):
+        curves = _curves(collected, others)
+        for number, (label, rows) in enumerate(curves.items()):
             _draw_curve(axes, rows, first, label, marks(number))
-        axes.set(xlabel="clean accuracy [%]", ylabel=f"robust accuracy under {collected.attack} [%]")
+        axes.set(xlabel=f"clean accuracy [%]\n{_caption(collected)}", ylabel=f"robust accuracy under {collected.attack} [%]")
         axes.set_title(f"{collected.title or collected.recipe} over {first}", loc="left")
         axes.margins(0.12)
         if others:
             legend_below(figure, axes)
-        figure.supxlabel(_caption(collected), fontsize=8, color="0.3")
+        points = [(_place(row), f"{first} = {shown(row.values[first])}") for rows in curves.values() for row in rows]
+        _write_beside(figure, axes, points)
         return save(figure, out)
 
 
@@ -45,15 +53,35 @@ def _curves(collected: Collected, others: list[str]) -> dict[str, list[Row]]:
 
 def _draw_curve(axes: Axes, rows: list[Row], first: str, label: str, style: dict[str, Any]) -> None:
     rows = sorted(rows, key=lambda row: row.values[first])
-    clean, robust = ([100 * (getattr(row, name).mean or 0) for row in rows] for name in ("clean", "robust"))
+    clean, robust = zip(*map(_place, rows), strict=True)
     across, up = ([100 * (getattr(row, name).std or 0) for row in rows] for name in ("clean", "robust"))
     axes.errorbar(clean, robust, up, across, capsize=3, elinewidth=1, label=label or None, **style, zorder=3)
-    for row, x, y in zip(rows, clean, robust, strict=True):
+    for row in rows:
         runs = [run for run in row.runs if run.clean is not None and run.robust is not None]
         if len(runs) > 1:
             dots = [(100 * (run.clean or 0), 100 * (run.robust or 0)) for run in runs]
             axes.scatter([dot[0] for dot in dots], [dot[1] for dot in dots], s=9, color=style["color"], alpha=0.35, linewidths=0, zorder=2)
-        axes.annotate(f"{first} = {shown(row.values[first])}", (x, y), (7, 7), textcoords="offset points", fontsize=9, zorder=4)
+
+
+def _place(row: Row) -> tuple[float, float]:
+    return 100 * (row.clean.mean or 0), 100 * (row.robust.mean or 0)
+
+
+def _write_beside(figure: Figure, axes: Axes, points: list[tuple[tuple[float, float], str]]) -> None:
+    """A text beside each point, at the first of PLACES where it hides no point and no other text."""
+    figure.draw_without_rendering()
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in axes.transData.transform([point for point, _ in points])]
+    for point, text in points:
+        note = axes.annotate(text, point, PLACES[0], textcoords="offset points", fontsize=9, va="center", zorder=4)
+        note.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+        note.set_in_layout(False)
+        for place in PLACES:
+            note.set_position(place)
+            note.set_horizontalalignment("left" if place[0] > 0 else "right")
+            box = note.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
 
 
 def _caption(collected: Collected) -> str:
