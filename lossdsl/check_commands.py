@@ -220,7 +220,7 @@ def run_theory(arguments: argparse.Namespace) -> int:
     if errors:
         print_findings(file.parsed.source, errors, sys.stderr)
         return USAGE
-    reports = list(_reports(file, arguments.classes))
+    reports = list(_reports(file, arguments.classes, settings))
     if not reports:
         raise UserError("theory speaks of recipes and attack suites, and there is none", where=arguments.recipe, fix="see: lossdsl list")
     if arguments.format == "json":
@@ -230,7 +230,15 @@ def run_theory(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _reports(file: CheckedFile, classes: int | None) -> Iterator[Report]:
+def _reports(file: CheckedFile, classes: int | None, settings: Mapping[str, float]) -> Iterator[Report]:
+    """One for every declaration, and one for every later epoch in which its params change what is said."""
     for check in file.checks:
-        if isinstance(check.typed, TypedRecipe):
-            yield report(check.typed, check.declaration, _base(file, check.declaration.name), classes)
+        last: dict[str, object] = {}
+        for epoch in (1, *sorted(check.epochs)):
+            one = check if epoch == 1 else check_declaration(check.declaration, file.shared, settings, epoch)
+            if isinstance(one.typed, TypedRecipe):
+                found = report(one.typed, one.declaration, _base(file, check.declaration.name), classes, epoch)
+                said = {key: value for key, value in found.as_json().items() if key != "epoch"}
+                if said != last:
+                    yield found
+                last = said

@@ -11,6 +11,7 @@ from lossdsl.check.regions import infer_region, variable_of
 from lossdsl.check.scope import Later, LevelName, Value, is_error
 from lossdsl.check.solvers import check_solver, check_through
 from lossdsl.check.typed import Axis, SolverSpec, Typed, TypedLevel, TypedSet
+from lossdsl.diagnostics import Edit
 from lossdsl.lang.specs import SOLVERS
 from lossdsl.syntax import tree as t
 
@@ -118,33 +119,33 @@ def _objective(self: Checker, node: t.Level, axis: Axis | None, name: LevelName)
 
 def _lint_radius(self: Checker, node: t.Level, region: TypedSet, solver: SolverSpec) -> None:
     """T07 and T08: radii and steps that cannot be meant."""
-    radius = region.radius.value
+    radius, step = region.radius.value, getattr(solver.options, "step", None)
     if radius is None:
         return
     if region.boxed and self.domain is not None and region.name == "linf":
         low, high = self.domain
         width = max(h - b for b, h in zip(_list(low), _list(high), strict=False))
-        if radius > width:
-            self.report.warn(
-                "T08",
-                f"the radius {radius:g} is larger than the whole input domain",
-                region.radius.span,
-                f"radii are in the units of x: in [0, 1] write {radius:g}/255",
-            )
-    step = getattr(solver.options, "step", None)
-    if (
-        step is not None
-        and solver.name == "pgd"
-        and 0 < solver.options.updates * step < radius * (1 - 1e-9)
-        and solver.start_kind == "expression"
-        and not _drawn_from_a_set(solver.start)
-    ):
-        self.report.warn(
-            "T07",
-            f"{solver.options.updates} steps of {step:g} cannot reach the border of the set at {radius:g}",
-            solver.span,
-            "raise step or steps",
-        )
+        given = node.set.args[1].value if isinstance(node.set, t.Call) else None
+        own = next((a.value for a in node.solver.args if a.name == "step"), None) if node.solver is not None else None
+        for what, value, where, span in (
+            ("radius", radius, given, region.radius.span),
+            ("step", step, own, own.span if own else solver.span),
+        ):
+            if value is not None and value > width and (what == "radius" or solver.name == "pgd"):
+                said = f"the {what} {value:g} is larger than the whole input domain"
+                help = f"{'radii' if what == 'radius' else 'steps'} are in the units of x: in [0, 1] write {value:g}/255"
+                self.report.warn("T08", said, span, help, _in_255ths(self, where, value))
+    reach = solver.options.updates * step if step is not None and solver.name == "pgd" else 0
+    if 0 < reach < radius * (1 - 1e-9) and solver.start_kind == "expression" and not _drawn_from_a_set(solver.start):
+        said = f"{solver.options.updates} steps of {step:g} cannot reach the border of the set at {radius:g}"
+        self.report.warn("T07", said, solver.span, "raise step or steps")
+
+
+def _in_255ths(self: Checker, e: t.Expr | None, value: float) -> Edit | None:
+    """The correction of a number in pixel units, where it is written as such: in its place, or in the param that it is."""
+    if isinstance(e, t.Name):
+        e = next((i.value for i in self.items if isinstance(i, t.Param) and i.name == e.id and not i.stages), None)
+    return Edit(e.span, f"{e.text}/255") if isinstance(e, t.Number) and float(e.text) == value else None
 
 
 def _drawn_from_a_set(e: Typed) -> bool:

@@ -45,6 +45,7 @@ class Checker:
         self.train: TrainOptions | None = None
         self.domain: tuple[Any, Any] | None = (0.0, 1.0)
         self.places: dict[str, Span] = {}
+        self.items: tuple[t.Item, ...] = ()
 
     @property
     def levels(self) -> list[TypedLevel]:
@@ -56,6 +57,7 @@ class Checker:
 
     def check(self, shared: tuple[t.Item, ...], node: t.Declaration) -> TypedRecipe:
         """Everything a declaration says; statements after a wrong one are still checked."""
+        self.items = node.items
         self.later = frozenset(name for item in node.items for name in introduced(item))
         for item in shared:
             if isinstance(item, t.Def):

@@ -137,8 +137,8 @@ class Report:
         """Record an error about a name at `span`: with the near match, offered as an edit, or with other help."""
         self.error(code, message, span, f"did you mean {best}?" if best else otherwise, edit=Edit(span, best) if best else None)
 
-    def warn(self, code: str, message: str, span: Span, help: str = "") -> None:
-        self._found.setdefault((code, span, message), Diagnostic(code, message, span, help=help, severity="warning"))
+    def warn(self, code: str, message: str, span: Span, help: str = "", edit: Edit | None = None) -> None:
+        self._found.setdefault((code, span, message), Diagnostic(code, message, span, help=help, edit=edit, severity="warning"))
 
     def unknown(self, name: str, scope: Scope, span: Span, later: frozenset[str] = frozenset()) -> Typed:
         if name in self.lost_words:

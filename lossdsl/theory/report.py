@@ -26,13 +26,14 @@ class Report:
 
     facts: Facts
     found: tuple[Finding, ...]
+    epoch: int = 1
 
     def as_text(self) -> str:
         """Levels, bounds and findings, with their trees of reasons."""
         sections = [self._levels(), self._upper(), *(self._finding(f) for f in self.found)]
         if not self.found:
             sections.append(["no findings"])
-        head = f"{self.facts.recipe.kind} {self.facts.recipe.name}"
+        head = f"{self.facts.recipe.kind} {self.facts.recipe.name}" + (f", from epoch {self.epoch}" if self.epoch > 1 else "")
         note = "lower levels are taken as solved exactly, and f as one function in every mode; a tie is an error"
         return "\n\n".join("\n".join(lines) for lines in ([head, f"  {note}"], *sections) if lines)
 
@@ -86,6 +87,7 @@ class Report:
         return {
             "kind": facts.recipe.kind,
             "name": facts.recipe.name,
+            "epoch": self.epoch,
             "levels": levels,
             "robust": own,
             "bounds": bounds,
@@ -106,7 +108,7 @@ class Report:
         }
 
 
-def report(typed: TypedRecipe, node: t.Declaration, base: TypedRecipe | None = None, classes: int | None = None) -> Report:
-    """Facts and findings of one recipe or suite."""
+def report(typed: TypedRecipe, node: t.Declaration, base: TypedRecipe | None = None, classes: int | None = None, epoch: int = 1) -> Report:
+    """Facts and findings of one recipe or suite, in an epoch of training."""
     facts = Facts(typed, classes)
-    return Report(facts, (*findings(facts), *suite(typed, node, base)))
+    return Report(facts, (*findings(facts), *suite(typed, node, base)), epoch)

@@ -106,7 +106,7 @@ WRITTEN: dict[str, tuple[str, str, str]] = {
     "unrolled": ("T01 T02", recipe("CE(f(x'), y)", "CE(f(x'), y) + hinge(f(x'), y)").replace("\nupper", " through unrolling\nupper"), "no dropped gradient"),
     "implicit": ("T01 T02", recipe("CE(f(x'), y)", "CE(f(x'), y)^2").replace("\nupper", " through implicit\nupper"), "no dropped gradient; the square rises with the loss"),
     "constant term": ("T01 T02 T09", recipe("CE(f(x'), y)", "CE(f(x'), y) + stop(CE(f(x), y))"), "a term without gradient"),
-    "pixel units": ("T08", recipe("hinge(f(x'), y)", "hinge(f(x'), y)", radius="8", step="2"), "a radius of 8 in [0, 1]"),
+    "pixel units": ("T08 T08", recipe("hinge(f(x'), y)", "hinge(f(x'), y)", radius="8", step="2"), "a radius of 8 and steps of 2 in [0, 1]"),
     "short steps": ("T07", recipe("hinge(f(x'), y)", "hinge(f(x'), y)", step="0.1/255"), "1/255 of 8/255"),
     "a name for nothing": ("T09", recipe("hinge(f(x'), y)", "hinge(f(x'), y)", extra="param spare = 1\n"), "never used"),
     "top classes": ("T01 T02 T03", "recipe r\nlower x'[j in top(3, i != y: f(x)[i])] in linf(x, 8/255) maximize f(x'[j])[j] - f(x'[j])[y] by pgd(steps = 10, step = 2/255, start = uniform)\nlet w = argmax(j in top(3, i != y: f(x)[i]): f(x'[j])[j] - f(x'[j])[y])\nupper minimize CE(f(x'[w]), y)/log(2) by sgd(lr = 0.1)\n", "classes are left out"),
