@@ -102,6 +102,8 @@ class Facts:
     def covers(self, level: TypedLevel) -> bool:
         """Of a family: is there a problem for every class but the label?"""
         domain = level.axis.domain if level.axis else None
+        if domain is not None and domain.kind == "top" and self.classes is not None:
+            return (domain.size or 0) >= self.classes - 1
         return domain is None or domain.kind == "all" or (domain.kind == "not" and domain.expr is not None and domain.expr.op == "label")
 
     def effect(self, level: TypedLevel) -> int | None:

@@ -50,7 +50,7 @@ def surrogate(facts: Facts) -> Iterator[Finding]:
     """T01."""
     for level in facts.attacks:
         known = facts.surrogate(level)
-        if level.solver.until is not None or known is None or (known.exact and facts.covers(level)):
+        if level.solver.until is not None or known is None or (known.exact and (facts.covers(level) or _targets(facts, level) >= MOST)):
             continue
         name = _surrogate_name(facts.goal(level), level.var)
         if name is None:
@@ -69,6 +69,16 @@ def surrogate(facts: Facts) -> Iterator[Finding]:
         reason = Reason("the ranges overlap, so that a right point can have the larger value", "", ("A07",), (Reason(why),))
         edit = Edit(level.objective.span, margin) if _replaceable(level, known.event.point) else None
         yield _finding("T01", message, level.objective, f"the margin {margin} is exact", reason, edit)
+
+
+MOST = 9
+"""Targets of AutoAttack's targeted attacks: all classes but the label for K = 10."""
+
+
+def _targets(facts: Facts, level: TypedLevel) -> int:
+    """How many classes a family attacks by their scores, where the number of classes is not known."""
+    domain = level.axis.domain if level.axis else None
+    return domain.size or 0 if domain is not None and facts.classes is None else 0
 
 
 def _surrogate_name(goal: Typed, var: str) -> str | None:

@@ -65,6 +65,15 @@ def test_the_tables_are_those_of_the_language() -> None:
     assert _tables().rewritten(PAGE) == PAGE, "run: python docs/make_tables.py"
 
 
+@pytest.mark.parametrize("name", ["theory.md", "explain.md"])
+def test_the_other_generated_pages(name: str) -> None:
+    tables = _tables()
+    page = (DOCS / name).read_text(encoding="utf-8")
+    assert tables.rewritten(page, tables.OTHERS[name]) == page, "run: python docs/make_tables.py"
+    links = re.findall(r"\]\(([\w./-]+\.[a-z]+)\)", page)
+    assert not [link for link in links if not (DOCS / link).exists()]
+
+
 def test_every_name_of_the_language_is_on_the_page() -> None:
     names = {
         *OPERATIONS,
