@@ -35,7 +35,8 @@ LINTS: dict[str, Lint] = {
             "adversarial example exists",
             "Robey et al., sec. 3.1 and Prop. 1",
             "where what is maximised is larger at every misclassified point than at any other: the margin, hinge, DLR, cross-entropy with "
-            "K = 2; for nine targets or more; where nothing ties it to a surrogate; where the attack stops at the first misclassified point",
+            "K = 2; for nine targets or more; where nothing ties it to a surrogate; "
+            "where the attack stops at the first misclassified point",
             ("A07", "A10", "A13"),
             ("A08",),
         ),
