@@ -18,11 +18,11 @@ _COLUMNS = (
 )
 
 
-def aligned(subject: Subject) -> tuple[float, float, int]:
+def aligned(subject: Subject) -> tuple[float, float | None, int]:
     """The mean of cos(grad_x CE(x), grad_x CE(x + eta)), eta ~ U[-eps, eps]^d without clipping to the domain; the mean cosine of the
     perturbations of FGSM and of the subject's attack; the number of examples where a gradient is 0.
 
-    Each mean is in [-1, 1]; a cosine with a zero vector counts as 1. Source: Andriushchenko and Flammarion, NeurIPS 2020, eq. 5 and
+    Each mean is in [-1, 1]; a cosine with a zero vector counts as 1. Without any gradient there are no perturbations to compare: None. Source: Andriushchenko and Flammarion, NeurIPS 2020, eq. 5 and
     fig. 3 (eval mode); Zhang et al. (Fast-BAT), fig. 2.
     """
     random = generator(subject.x.device, derive(subject.seed, "alignment"))
@@ -31,10 +31,15 @@ def aligned(subject: Subject) -> tuple[float, float, int]:
     slopes = SLOPE.format("x"), SLOPE.format("u")
     expressions = {"alignment": f"cos({slopes[0]}, {slopes[1]})", **{f"size{n}": f"norm({slope}, inf)" for n, slope in enumerate(slopes)}}
     found = subject.values(expressions, {"u": near})
-    one_step = subject.under("fgsm", eps=subject.radius).adversarial
-    steps = subject.values({"cosine": "cos(a - x, b - x)"}, {"a": one_step, "b": subject.adversarial})
     zero = (found["size0"] == 0) | (found["size1"] == 0)
-    return float(found["alignment"].double().mean()), float(steps["cosine"].double().mean()), int(zero.sum())
+    return float(found["alignment"].double().mean()), _of_attacks(subject), int(zero.sum())
+
+
+def _of_attacks(subject: Subject) -> float | None:
+    if not subject.differentiable:
+        return None
+    points = {"a": subject.under("fgsm", eps=subject.radius).adversarial, "b": subject.adversarial}
+    return float(subject.values({"cosine": "cos(a - x, b - x)"}, points)["cosine"].double().mean())
 
 
 def alignment(run: OpenRun, options: Options) -> Table:

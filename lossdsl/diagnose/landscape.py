@@ -57,6 +57,8 @@ def landscape(subject: Subject, options: Options | None = None) -> Table:
 
 def _ascent(subject: Subject) -> torch.Tensor:
     """sign(grad_x CE(x)), [1, *shape]: the step of FGSM, without a domain to be clipped to."""
+    if not subject.differentiable:
+        return torch.zeros_like(subject.x)
     step = compile(parse_recipe(_FGSM, "<diagnostic>"), subject.model, num_classes=subject.num_classes)
     moved: torch.Tensor = step.solve(subject.x, subject.y)["x'"] - subject.x
     return moved.sign()

@@ -60,6 +60,6 @@ def measured(
             raise UserError(
                 f"{name} is {float(value[bad[0]])} for example {int(bad[0])}",
                 where="diagnose",
-                fix="look at the model's outputs there: lossdsl check of the data and a smaller learning rate",
+                fix="look at the model's outputs for this example and at its weights",
             )
     return whole

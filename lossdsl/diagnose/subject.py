@@ -110,10 +110,25 @@ class Subject:
     def adversarial(self) -> Tensor:
         """x* [N, *shape]: for each example a point that some run of the suite breaks it with, else the last run's point.
 
-        Clean errors are attacked too. The random numbers are those of `lossdsl evaluate` with this seed, whatever the batch.
+        Clean errors are attacked too. The random numbers are those of `lossdsl evaluate` with this seed, whatever the batch. Raises
+        UserError for a model whose logits pass no gradient to the inputs.
         """
+        if not self.differentiable:
+            raise UserError(
+                f"the model passes no gradient to its inputs, which {self.attack.name} needs",
+                where="diagnose",
+                fix="look for rounding, detach() or outputs that do not depend on the input",
+            )
         with evaluation_mode(self.model):
             return torch.cat([self._attacked(rows) for rows in self.rows()])
+
+    @cached_property
+    def differentiable(self) -> bool:
+        """Whether the logits depend on the inputs as far as gradients can see."""
+        with evaluation_mode(self.model), torch.enable_grad():
+            x = self.x[:2].detach().requires_grad_()
+            z = self.model(x)
+            return z.requires_grad and torch.autograd.grad(z.sum(), x, allow_unused=True)[0] is not None
 
     @cached_property
     def clean(self) -> Tensor:
@@ -148,7 +163,8 @@ class Subject:
 
     def _attacked(self, rows: Tensor) -> Tensor:
         x, y = self.x[rows], self.y[rows]
-        alive, chosen = torch.ones_like(y, dtype=torch.bool), x.clone()
+        with torch.no_grad():
+            alive, chosen = self.model(x).isfinite().all(1), x.clone()  # others are wrong as they are
         for row in self.attack.settings:
             name, at = str(row["name"]), alive.nonzero().squeeze(1)
             if len(at) == 0:

@@ -13,10 +13,11 @@ def draw_alignment(table: Table) -> Figure:
     figure, axes = panels(2, width=4.0, height=3.2, sharey=True)
     for panel, name in zip(axes, ("alignment", "fgsm and pgd"), strict=True):
         for number, (run, part) in enumerate(table.split("run").items()):
-            panel.plot(part["epoch"], part[name], **marks(number), label=run or None)
+            known = part.where(lambda row, n=name: row[n] is not None)  # type: ignore[misc]
+            panel.plot(known["epoch"], known[name], **marks(number), label=run or None)
         panel.set_title(table.label(name), fontsize=10)
         over_epochs(panel)
-    lowest = min(*table["alignment"], *table["fgsm and pgd"])
+    lowest = min(value for name in ("alignment", "fgsm and pgd") for value in table[name] if value is not None)
     axes[0].set(ylabel="cosine", ylim=(min(0.0, lowest) - 0.03, 1.03))
     legend_below(figure, axes[0], 4)
     return figure
