@@ -22,8 +22,8 @@ def aligned(subject: Subject) -> tuple[float, float | None, int]:
     """The mean of cos(grad_x CE(x), grad_x CE(x + eta)), eta ~ U[-eps, eps]^d without clipping to the domain; the mean cosine of the
     perturbations of FGSM and of the subject's attack; the number of examples where a gradient is 0.
 
-    Each mean is in [-1, 1]; a cosine with a zero vector counts as 1. Without any gradient there are no perturbations to compare: None. Source: Andriushchenko and Flammarion, NeurIPS 2020, eq. 5 and
-    fig. 3 (eval mode); Zhang et al. (Fast-BAT), fig. 2.
+    Each mean is in [-1, 1]; a cosine with a zero vector counts as 1. Without any gradient there are no perturbations to compare: None.
+    Source: Andriushchenko and Flammarion, NeurIPS 2020, eq. 5 and fig. 3 (eval mode); Zhang et al. (Fast-BAT), fig. 2.
     """
     random = generator(subject.x.device, derive(subject.seed, "alignment"))
     noise = 2 * torch.rand(subject.x.shape, dtype=subject.x.dtype, device=subject.x.device, generator=random) - 1

@@ -62,7 +62,7 @@ def test_angles_and_margin_increase(run: OpenRun) -> None:
         parts = {"CE(f(x), y)": cross_entropy(model(x), y), KL: 6 * kl(model, x, found["x'"])}
         for term, value in parts.items():
             down = -flat(value, model)
-            cosine = float(up @ down / up.norm() / down.norm()
+            cosine = float(up @ down / up.norm() / down.norm())
             row = seen[epoch, term]
             assert row["cosine"] == pytest.approx(cosine, abs=1e-8)
             assert row["angle"] == pytest.approx(math.degrees(math.acos(cosine)), abs=1e-5)
