@@ -126,7 +126,8 @@ class Step(Compiled):
     ) -> dict[str, Tensor]:  # fmt: skip
         """The values of `log` statements at given lower solutions and nothing else: [B] where they differ between examples, else scalars.
 
-        A level through danskin is seen at its first maximiser. No gradient; states stay as they are.
+        A level through danskin is seen at its first maximiser. No gradient; states stay as they are. A `log` in train mode writes the
+        running statistics, as it does in a step.
         """
         x, y = self._batch(x, y)
         with self._at_work() as modes:
