@@ -155,11 +155,15 @@ class Subject:
         with evaluation_mode(self.model):
             return torch.cat([right(self.model, points[rows], self.y[rows]) for rows in self.rows()])
 
-    @torch.no_grad()
     def predicted(self, points: Tensor) -> Tensor:
-        """The class of the largest logit at points [N, *shape] (the lowest at a tie), [N]."""
+        """The class of the largest probability at points [N, *shape] (the lowest at a tie), [N]."""
+        return self.probabilities(points).argmax(1)
+
+    @torch.no_grad()
+    def probabilities(self, points: Tensor) -> Tensor:
+        """p at points [N, *shape], [N, K]."""
         with evaluation_mode(self.model):
-            return torch.cat([self.model(points[rows]).argmax(1) for rows in self.rows()])
+            return torch.cat([self.model(points[rows]).softmax(1) for rows in self.rows()])
 
     def _attacked(self, rows: Tensor) -> Tensor:
         x, y = self.x[rows], self.y[rows]

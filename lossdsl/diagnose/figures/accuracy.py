@@ -73,7 +73,7 @@ def draw_frontier(table: Table) -> Figure:
         panel.plot(clean, robust, **marks(number), label=f"{recipe}, {name}" if name else recipe)
         for n, at in zip(order, zip(clean, robust, strict=True), strict=True):
             text = f"{values[n]:g}" if name else ""
-            panel.annotate(text, at, (5, 5), textcoords="offset points", fontsize=8)
+            panel.annotate(text, at, (-7, -13), textcoords="offset points", fontsize=9, zorder=6)
         top = int(np.argmax(robust))
         panel.plot(clean[top], robust[top], "*", markersize=15, color=COLOURS[number % 7], markeredgecolor="black", zorder=5)
     panel.set(xlabel=table.label("clean"), ylabel=table.label("robust"))

@@ -8,7 +8,7 @@ from diagnose_tools import subject
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossdsl.diagnose.margins import decomposed, decomposition, margins, quadrants
+from lossdsl.diagnose.margins import decomposed, decomposition, margins, quadrants, sliced_wasserstein
 
 
 @pytest.mark.parametrize(("classes", "features"), [(2, 1), (2, 6), (3, 6), (10, 6)])
@@ -32,6 +32,15 @@ def test_margins_are_those_of_plain_pytorch(classes: int, features: int) -> None
     expected = {"margin": margin(p), "adversarial margin": margin(q), "kl": kl, "js": js, "l2": (p - q).norm(dim=1)}
     for name, value in expected.items():
         torch.testing.assert_close(torch.tensor(table[name], dtype=torch.float64), value, rtol=1e-9, atol=1e-12)
+
+
+def test_sliced_wasserstein() -> None:
+    cloud = torch.rand(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    move = torch.tensor([0.3, 0.0, -0.2], dtype=torch.float64)
+    assert sliced_wasserstein(cloud, cloud, 0) == 0.0
+    moved = sliced_wasserstein(cloud, cloud + move, 0)  # the mean of |<move, u>| over unit vectors u of the sphere is |move| / 2
+    assert moved == pytest.approx(float(move.norm()) / 2, rel=0.15)
+    assert sliced_wasserstein(cloud, cloud.flip(0) + 2 * move, 0) == pytest.approx(2 * moved)
 
 
 def test_the_model_and_its_mode_are_left_as_they_were() -> None:
