@@ -19,7 +19,7 @@ SMOOTH = 50
 def draw_norms(table: Table) -> Figure:
     """A panel for each run, a curve for each term, and one panel that compares the whole objectives of all runs (Kim et al., fig. 7)."""
     parts = table.split("run")
-    figure, axes = panels(len(parts) + (len(parts) > 1), width=3.7, height=3.6, columns=3)
+    figure, axes = panels(len(parts) + (len(parts) > 1), width=3.1, height=3.2, columns=3)
     for panel, (run, part) in zip(axes, parts.items(), strict=False):
         terms = part.split("term")
         for number, (term, own) in enumerate(terms.items() if len(terms) > 2 else [*terms.items()][:1]):  # one term is the objective
@@ -45,8 +45,9 @@ def _curve(panel: Any, part: Table, number: int, label: str) -> None:
     updates, values = np.asarray(defined["update"]), np.asarray(defined["normalised"])
     if len(values) == 0:
         return
-    panel.plot(updates, values, ".", color=COLOURS[number % 7], markersize=2, alpha=0.35)
     width = max(1, len(values) // SMOOTH)
+    if width > 1:
+        panel.plot(updates, values, ".", color=COLOURS[number % 7], markersize=2, alpha=0.35)
     whole = len(values) // width * width
     middles = np.median(values[:whole].reshape(-1, width), axis=1)
     panel.plot(updates[:whole].reshape(-1, width).mean(1), middles, **marks(number), markevery=sparse(len(middles)), label=label)
