@@ -38,6 +38,12 @@ def targeted_dlr(z: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return torch.stack(values)
 
 
+def margin(z: Tensor, y: Tensor) -> Tensor:
+    """Of the best other class over the label."""
+    other = z.scatter(1, y.unsqueeze(1), -torch.inf).amax(1)
+    return other - z.gather(1, y.unsqueeze(1)).squeeze(1)
+
+
 def flat(v: Tensor) -> Tensor:
     return v.reshape(len(v), -1)
 
@@ -269,33 +275,32 @@ def share(query: int, first: float) -> float:
     return first
 
 
-def square(at: Attacked, stripes: Tensor, draws: Callable[[int, int, int], tuple[int, int, list[float]]], queries: int, p: float = 0.8) -> Found:
-    """Andriushchenko et al., ECCV 2020, algorithms 1 and 2 (linf), one example at a time; images [channels, height, width].
+def square(at: Attacked, stripes: Tensor, draws: Callable[[Tensor, int], tuple[Tensor, Tensor]], queries: int, p: float = 0.8) -> Found:
+    """Andriushchenko et al., ECCV 2020, algorithms 1 and 2 (linf), on images [channels, height, width].
 
-    stripes: the start. draws(example, query, side): row and column of the square's corner and the signs of its channels.
-    loss: the margin of the best other class. best: of the largest margin; an example stops at its first success.
+    stripes: the start. draws(examples, side): for these examples row and column of the square's corner, [n, 2], and the signs of the
+    channels. loss: the margin of the best other class. best: of the largest margin; an example stops at its first success.
     """
     found = Found([], [], torch.ones(len(at.x), dtype=torch.bool), stripes.clone())
-    for i in range(len(at.x)):
-        x, y = at.x[i : i + 1], at.y[i : i + 1]
-        best = stripes[i : i + 1].clone()
-        z = at.model(best)
-        value = float(at.loss(z, y))
-        for query in range(queries):
-            if int(z.argmax(1)) != int(y):
-                break
-            height, width = x.shape[2:]
-            s = max(int(round((share(query, p) * height * width) ** 0.5)), 1)
-            r, c, signs = draws(i, query, s)
-            new = best.clone()
-            for channel, sign in enumerate(signs):
-                new[0, channel, r : r + s, c : c + s] += 2 * at.eps * sign
-            new = at.box(torch.minimum(torch.maximum(new, x - at.eps), x + at.eps))
-            z_new = at.model(new)
-            if float(at.loss(z_new, y)) > value:
-                best, value, z = new, float(at.loss(z_new, y)), z_new
-        found.best[i] = best[0]
-        found.correct[i] = int(z.argmax(1)) == int(y)
+    z = at.model(stripes)
+    value = at.loss(z, at.y)
+    found.correct = z.argmax(1) == at.y
+    for query in range(queries):
+        alive = found.correct.nonzero()[:, 0]
+        if len(alive) == 0:
+            break
+        height, width = at.x.shape[2:]
+        s = max(int(round((share(query, p) * height * width) ** 0.5)), 1)
+        corners, signs = draws(alive, s)
+        new, x = found.best[alive].clone(), at.x[alive]
+        for n, (r, c) in enumerate(corners.tolist()):
+            new[n, :, r : r + s, c : c + s] += 2 * at.eps * signs[n].reshape(-1, 1, 1)
+        new = at.box(torch.minimum(torch.maximum(new, x - at.eps), x + at.eps))
+        z = at.model(new)
+        loss = at.loss(z, at.y[alive])
+        better = loss > value[alive]
+        found.best[alive[better]], value[alive[better]] = new[better], loss[better]
+        found.correct[alive] = z.argmax(1) == at.y[alive]
     return found
 
 

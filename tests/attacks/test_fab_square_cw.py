@@ -41,7 +41,7 @@ def tried(given: Any, solver: Search[Any]) -> list[Tensor]:
 # --- FAB ---------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("targeted", [True, False])
+@pytest.mark.parametrize("targeted", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_every_point_fab_tries_is_that_of_the_published_algorithm(norm: str, targeted: bool, digits: Digits) -> None:
     (x, y), steps = digits.some(8), 12
@@ -141,21 +141,21 @@ def test_fab_finds_the_closest_point_of_a_linear_classifier(norm: str, domain: D
 # --- Square ------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_square_is_the_published_search_to_the_last_example(digits: Digits) -> None:
     (x, y), queries = digits.some(25), 150
     given = classifier(digits.model, "linf", x, y)
     solver = build_search("square", SquareOptions(queries=queries), given.set)
     found = search(given, solver, STOP)
     stripes = solver.start(given.set, ExampleStreams.of(0, torch.arange(25)), 0)  # type: ignore[attr-defined]
-    drawn = {i: ExampleStreams.of(0, torch.arange(25)).rows(torch.tensor([i])) for i in range(25)}
-    for streams in drawn.values():
-        streams.uniform((1, 8))  # the stripes
+    drawn = ExampleStreams.of(0, torch.arange(25))
+    drawn.uniform((25, 8))  # the stripes
 
-    def draws(i: int, query: int, side: int) -> tuple[int, int, list[float]]:
-        at = corners(drawn[i], (8, 8), (side, side))[0].tolist()
-        return at[0], at[1], signs(drawn[i], 1)[0].tolist()
+    def draws(rows: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        own = drawn.rows(rows)
+        return corners(own, (8, 8), (side, side)), signs(own, 1)
 
-    at = published.Attacked(digits.model, x, y, best_margin, RADIUS["linf"], "linf")
+    at = published.Attacked(digits.model, x, y, published.margin, RADIUS["linf"], "linf")
     expected = published.square(at, stripes, draws, queries)
     broken = digits.model(found.point).argmax(1) != y
     assert 2 < int(broken.sum()) < 23
@@ -163,11 +163,7 @@ def test_square_is_the_published_search_to_the_last_example(digits: Digits) -> N
     torch.testing.assert_close(found.point, expected.best, rtol=0, atol=1e-12)
 
 
-def best_margin(z: Tensor, y: Tensor) -> Tensor:
-    other = z.scatter(1, y.unsqueeze(1), -torch.inf).amax(1)
-    return other - z.gather(1, y.unsqueeze(1)).squeeze(1)
-
-
+@pytest.mark.slow
 def test_square_leaves_out_proposals_whose_answer_is_known(digits: Digits) -> None:
     (x, y), count = digits.some(10), []
 
@@ -198,7 +194,7 @@ class Forgetful(SquareLinf):
 
 
 @pytest.mark.parametrize("domain", [UNIT, None])
-@pytest.mark.parametrize("shape", [(40,), (6, 7), (3, 9, 8), (2, 4, 4, 5)])
+@pytest.mark.parametrize("shape", [(40,), (6, 7), pytest.param((3, 9, 8), marks=pytest.mark.slow), pytest.param((2, 4, 4, 5), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_square_on_inputs_of_any_rank(norm: str, shape: tuple[int, ...], domain: Domain | None) -> None:
     """In the set at every query, never worse, and better than its start."""
@@ -234,7 +230,7 @@ def test_every_point_of_cw_is_that_of_the_published_attack(digits: Digits) -> No
     (x, y), steps, searches = digits.some(6), 15, 4
     given = classifier(digits.model, "l2", x, y)
     points = tried(given, build_search("cw", CwOptions(steps=steps, step=0.05, searches=searches, constant=0.5), given.set))
-    at = published.Attacked(digits.model, x, y, best_margin, RADIUS["l2"], "l2")
+    at = published.Attacked(digits.model, x, y, published.margin, RADIUS["l2"], "l2")
     expected = published.carlini_wagner(at, steps, 0.05, searches, 0.5)
     for k, (ours, theirs) in enumerate(zip(points, expected.points, strict=True)):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-8, msg=lambda m, k=k: f"point {k}: {m}")
