@@ -101,8 +101,8 @@ class Exact:
         return comparison.holds
 
     def _compare(self, op: str, left: Typed, right: Typed, values: Any, charts: Any, runs: dict[int, Run]) -> Comparison:
-        """More digits until the difference is larger than its own error, or so small that it is 0. It breaks no strict relation where
-        numbers were too far apart for the digits (1 + e^-1e15 > 1 holds)."""
+        """More digits until the difference is larger than its own error, or so small that it is 0. It breaks no relation where numbers
+        were too far apart for any digits (1 + e^-1e15 > 1 and log(1 + e^-1e15) == e^-1e15 - e^-2e15 / 2 + ... hold)."""
         settles, measured = (self.holds_a(left, *ops) or self.holds_a(right, *ops) for ops in (("limit",), ("solution", "final")))
         before = None
         comparison = Comparison(None, mp.nan, mp.nan, 0)
@@ -116,11 +116,11 @@ class Exact:
                 if isnan(a) or isnan(b):
                     return Comparison(None, a, b, digits)
                 slack = run.largest * mpf(10) ** (5 - digits)
-                sign = _sign_up_to(a, b) if measured else _sign_at_limit(a, b, before) if settles else _sign(a, b, before, slack, digits)
-                doubtful = run.lost and sign == 0 and op in ("<", ">", "!=")
-                comparison = Comparison(None if sign is None else doubtful or _holds(op, sign), a, b, digits, doubtful)
+                sign = _sign_up_to(a, b) if measured else _sign_at_limit(a, b, before) if settles else _sign(a, b, before, slack, run)
+                doubtful = run.lost and (sign is None or (sign == 0 and op in ("<", ">", "!=")))
+                comparison = Comparison(doubtful or (None if sign is None else _holds(op, sign)), a, b, digits, doubtful)
                 before = a, b
-            if sign is not None:
+            if sign is not None and not doubtful:
                 return comparison
         return comparison
 
@@ -150,19 +150,19 @@ def _of_domain(exact: Exact, domain: Domain) -> frozenset[Any]:
     return exact.free(domain.expr) if domain.expr is not None else frozenset()
 
 
-def _sign(a: Any, b: Any, before: tuple[Any, Any] | None, slack: Any, digits: int) -> int | None:
-    """Of a - b, where the difference is larger than its own rounding, or was the same with fewer digits. 0 where it vanishes with
-    more digits: it is nothing, less than 1e-100 of the sides, or far less than before. None if more digits are needed."""
+def _sign(a: Any, b: Any, before: tuple[Any, Any] | None, slack: Any, run: Run) -> int | None:
+    """Of a - b, where the difference is larger than its own rounding, or with the most digits the same as with fewer. 0 where it vanishes
+    with more digits: it is nothing, less than 1e-100 of the sides, or far less than before. None if more digits are needed."""
     if not (isfinite(a) and isfinite(b)):
         return int(a > b) - int(a < b)
     difference = a - b
     sign = (difference > 0) - (difference < 0)
     if abs(difference) > slack:
         return int(sign)
-    if before is None or digits < ENOUGH:
+    if before is None or run.digits < ENOUGH:
         return None
     earlier = before[0] - before[1]
-    if sign and abs(difference - earlier) <= abs(difference) * mpf(10) ** -10:
+    if sign and not run.lost and run.digits == DIGITS[-1] and abs(difference - earlier) <= abs(difference) * mpf(10) ** -10:
         return int(sign)
     nothing = max(max(abs(a), abs(b)) * mpf(10) ** -100, abs(earlier) * mpf(10) ** -30)
     return 0 if abs(difference) <= nothing else None

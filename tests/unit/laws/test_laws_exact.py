@@ -166,7 +166,7 @@ def test_what_is_too_large_for_any_number_is_undecided() -> None:
 
 
 def test_a_hypothesis_gets_no_benefit_of_the_doubt() -> None:
-    found = problem("for a in reals, b in reals\nwhere 1 + a < 1 + b\nclaim a < b").confirm(assignment(a=1e-200, b=1e-200))
+    found = problem("for a in reals, b in reals\nwhere 1 + a^5 < 1 + b^5\nclaim a < b").confirm(assignment(a=1e-300, b=1e-300))
     assert found.hypotheses is None and not found.refuted
 
 
