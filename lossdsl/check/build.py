@@ -30,8 +30,8 @@ class Ranged(Protocol):
     def high(self) -> float: ...
 
 
-def number(value: float | int, span: Span = NOWHERE) -> Typed:
-    return Typed("number", (), Kind.CONST, span, value=value, low=value, high=value)
+def number(value: float | int, span: Span = NOWHERE, written: str | tuple[str, tuple[Typed, ...]] | None = None) -> Typed:
+    return Typed("number", (), Kind.CONST, span, value=value, low=value, high=value, written=written)
 
 
 def depends(*parts: Typed) -> frozenset[str]:
@@ -70,7 +70,7 @@ def constant(op: str, span: Span, *args: Typed) -> Typed | None:
         return None
     if isinstance(result, complex) or isnan(result) or not isfinite(result):
         return None
-    return number(int(result) if isinstance(result, bool) else result, span)
+    return number(int(result) if isinstance(result, bool) else result, span, (op, args))
 
 
 def combine(op: str, kind: Kind, a: Typed, b: Typed, span: Span) -> Typed:

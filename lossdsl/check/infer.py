@@ -99,7 +99,7 @@ class Inference:
     # --- leaves ---
 
     def _number(self, e: t.Number, scope: Scope, at: Context) -> Typed:
-        return build.number(e.value, e.span)
+        return build.number(e.value, e.span, e.text)
 
     def _name(self, e: t.Name, scope: Scope, at: Context) -> Typed:
         binding = scope.get(e.id)
@@ -135,7 +135,7 @@ class Inference:
         if e.id in leaves:
             return replace(leaves[e.id], span=e.span)
         if e.id == "pi":
-            return build.number(pi, e.span)
+            return build.number(pi, e.span, "pi")
         if e.id == "theta":
             return Typed("weights", (), Kind.WEIGHTS, e.span, ("theta",), depends=frozenset({"theta"}))
         if e.id == "rademacher" and at.draws:

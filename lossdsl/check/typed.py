@@ -62,6 +62,8 @@ class Typed:
     high: float = inf
     family: Domain | None = None
     """Of a lower variable with one member per class: the classes. Of a Class: the classes it is one of."""
+    written: str | tuple[str, tuple[Typed, ...]] | None = field(default=None, compare=False)
+    """Of a number: its digits in the text, or the operation and the numbers that it was folded from. Without rounding, unlike `value`."""
 
 
 @dataclass(frozen=True)

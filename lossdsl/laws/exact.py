@@ -25,6 +25,8 @@ ENOUGH = 160
 """Digits that a difference of 0 takes: those of order eps^4 show, with eps from 1e-16 on."""
 MEASURED = 1e-9
 """Sides that hold a solver's answer are equal up to this, relative to 1 + |left| + |right|: it is only known in float64."""
+STEPS = ("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "if", "sign", "error", "grad")
+"""Operations whose value can jump where a number lost in a sum would have tipped a comparison."""
 SETTLED = 1e-12
 """A limit differs from a number if, relative to 1 + |left| + |right|, by more than this at the end of its sequence."""
 
@@ -104,6 +106,7 @@ class Exact:
         """More digits until the difference is larger than its own error, or so small that it is 0. It breaks no relation where numbers
         were too far apart for any digits (1 + e^-1e15 > 1 and log(1 + e^-1e15) == e^-1e15 - e^-2e15 / 2 + ... hold)."""
         settles, measured = (self.holds_a(left, *ops) or self.holds_a(right, *ops) for ops in (("limit",), ("solution", "final")))
+        jumps = _jumps(left) or _jumps(right)
         before = None
         comparison = Comparison(None, mp.nan, mp.nan, 0)
         for digits in DIGITS:
@@ -120,7 +123,7 @@ class Exact:
                 doubtful = run.lost and (sign is None or (sign == 0 and op in ("<", ">", "!=")))
                 comparison = Comparison(doubtful or (None if sign is None else _holds(op, sign)), a, b, digits, doubtful)
                 before = a, b
-            if sign is not None and not doubtful:
+            if sign is not None and not doubtful and not (jumps and run.lost):
                 return comparison
         return comparison
 
@@ -144,6 +147,10 @@ class Exact:
                 inside -= {e.attrs[:-1]}
             self._frees[id(e)] = inside
         return self._frees[id(e)]
+
+
+def _jumps(e: Typed) -> bool:
+    return any(part.op in STEPS or (part.op == "reduce" and part.attrs[0] in ("argmax", "argmin")) for part in walk(e))
 
 
 def _of_domain(exact: Exact, domain: Domain) -> frozenset[Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from lossdsl.check.typed import Typed
 from lossdsl.lang.types import CLASSES, Kind
 from lossdsl.laws import numbers as n
 from lossdsl.laws.exact_sets import interior, project
-from lossdsl.laws.numbers import Dual, Real, base, inf, mp, mpf
+from lossdsl.laws.numbers import Dual, Real, base, inf, isfinite, mp, mpf
 
 if TYPE_CHECKING:
     from lossdsl.laws.exact import Run
@@ -298,8 +300,25 @@ def _network(run: Run, e: Typed) -> Any:
 _ACTIVATIONS: dict[str, Callable[[Real], Real]] = {"tanh": n.tanh, "softplus": n.softplus, "relu": n.relu, "linear": lambda v: v}
 
 
+_FOLDED: dict[str, Callable[..., Any]] = {
+    "neg": operator.neg, "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv, "pow": operator.pow,
+    "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
+    "max": max, "min": min, "not": lambda a: not a, "and": lambda a, b: bool(a and b), "or": lambda a, b: bool(a or b),
+}  # fmt: skip
+
+
 def _numeral(run: Run, e: Typed) -> Real:
-    return mpf(e.value or 0)
+    """A number as the text writes it: 0.1 is a tenth and 1/3 a third, not the floats beside them."""
+    value = e.value or 0
+    if e.written is None or not isfinite(mpf(value)):
+        return mpf(value)
+    if e.written == "pi":
+        return +mp.pi
+    if isinstance(e.written, str):
+        exact = Fraction(e.written)
+        return mpf(exact.numerator) / exact.denominator
+    op, parts = e.written
+    return mpf(_FOLDED[op](*(_numeral(run, part) for part in parts)))
 
 
 CORE: dict[str, Callable[[Run, Typed], Any]] = {

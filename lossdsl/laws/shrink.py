@@ -119,12 +119,17 @@ def _masses(q: Quantity, values: list[Any]) -> tuple[Fraction, ...]:
     return tuple(Fraction(mp.nstr(base(v), 9)) for v in values)
 
 
+def _digits(number: int) -> int:
+    """Of a whole number without its sign; about, where Python would refuse to write it."""
+    return len(str(abs(number))) if number.bit_length() < 4000 else int(number.bit_length() * 0.30103) + 1
+
+
 def size(v: Any) -> float:
     """How long a number is to read: of its digits as a fraction, or as a decimal with an exponent."""
     if isinstance(v, int):
         return float(v)
     f = Fraction(v)
-    as_fraction = len(str(abs(f.numerator))) + (len(str(f.denominator)) + 1 if f.denominator > 1 else 0)
+    as_fraction = _digits(f.numerator) + (_digits(f.denominator) + 1 if f.denominator > 1 else 0)
     mantissa, _, exponent = f"{float(f):.15e}".partition("e") if abs(f) < 10**300 else ("1." + "9" * 15, "e", "300")
     exact = Fraction(f"{mantissa}e{exponent}") == f
     as_decimal = len(mantissa.lstrip("-").rstrip("0").replace(".", "")) + 2 + len(exponent.lstrip("+-0")) if exact else 400

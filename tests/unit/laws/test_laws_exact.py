@@ -210,3 +210,17 @@ def test_a_one_hot_prediction_is_no_error() -> None:
 
 def test_names_of_a_law_are_found_again() -> None:
     assert law("for a in [0, 1]\nclaim a <= 1").first.quantities[0].name == "a"
+
+
+@pytest.mark.parametrize("claim", ["(1/3) * t * 3 == t", "0.1 * t * 10 == t", "t * (t^(1/3))^3 == t^2", "sin(pi) == 0", "max(1/3, 0.1) * t * 3 == t"])
+def test_numbers_are_what_the_text_writes_not_the_floats_beside_them(claim: str) -> None:
+    assert problem(f"for t in [0, 1]\nclaim {claim}").confirm(assignment(t=Fraction(7, 10))).holds is True
+
+
+def test_ends_of_intervals_are_exact_too() -> None:
+    assert problem("for t in [0, 0.1]\nclaim 10 * t <= 1").confirm(assignment(t=0.2)).holds is True
+
+
+@pytest.mark.parametrize("claim", ["(1 + t <= 1) == 0", "if(1 + t > 1, t, 1) == t", "sign(1 + t - 1) == 1"])
+def test_a_number_lost_in_a_sum_tips_no_comparison(claim: str) -> None:
+    assert problem(f"for t in reals\nclaim {claim}").confirm(assignment(t=3.0e-239)).holds is True
