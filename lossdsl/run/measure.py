@@ -329,17 +329,19 @@ def _counted(attack: Attack, clean: Clean, outcomes: tuple[Outcome, ...]) -> Mea
 
 
 def _by_loss(attack: Attack, outcomes: tuple[Outcome, ...]) -> Tensor:
-    """Who is broken at the point with the largest objective, bool [N]; ties to the later run."""
-    if len(outcomes) == 1:
-        return outcomes[0].broken
-    if not outcomes[0].attacked.any():
-        return outcomes[0].broken
-    known = [outcome.objective for outcome in outcomes if outcome.objective is not None]
-    if len(known) != len(outcomes):
+    """Who is broken at the point with the largest objective, bool [N]."""
+    if len(outcomes) > 1 and outcomes[0].attacked.any() and any(outcome.objective is None for outcome in outcomes):
         raise UserError("count best_loss needs an objective from every run", where=f"attack {attack.name}", fix="use count worst")
+    return torch.stack([outcome.broken for outcome in outcomes])[largest_loss(outcomes), torch.arange(len(outcomes[0].broken))]
+
+
+def largest_loss(outcomes: tuple[Outcome, ...]) -> Tensor:
+    """The run with the largest objective for each example, int64 [N]; ties to the later."""
+    known = [outcome.objective for outcome in outcomes if outcome.objective is not None]
+    if len(outcomes) == 1 or not known:
+        return torch.zeros(len(outcomes[0].broken), dtype=torch.long)
     # argmax takes the first of equals, which after the flip is the later run
-    chosen = len(known) - 1 - torch.stack(known).nan_to_num(0.0).flip(0).argmax(0)
-    return torch.stack([outcome.broken for outcome in outcomes]).gather(0, chosen.unsqueeze(0)).squeeze(0)
+    return len(known) - 1 - torch.stack(known).nan_to_num(0.0).flip(0).argmax(0)
 
 
 def check_in_set(attack: str, row: Mapping[str, Any], x: Tensor, points: Tensor) -> None:

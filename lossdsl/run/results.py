@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lossdsl.diagnostics import UserError
 from lossdsl.run.files import read_json, write_atomic, write_json
-from lossdsl.run.measure import Clean, Measurement, Outcome, Rate
+from lossdsl.run.measure import Clean, Measurement, Outcome, Rate, largest_loss
 from lossdsl.run.passes import Passes
 
 FORMAT = 1
@@ -61,17 +61,19 @@ class Evaluation:
 
     @property
     def points(self) -> Tensor | None:
-        """[N, *shape]: for each example the point that decided: that of the run that broke it, else of the last run that attacked it; the
-        clean input where it was wrong already. None unless points were asked for."""
-        found: Tensor | None = None
-        done = ~self.measurement.predictions.right
-        for outcome in self.measurement.outcomes:
-            if outcome.points is None:
-                return None
-            take = (outcome.attacked & ~done).view(-1, *(1,) * (outcome.points.ndim - 1))
-            found = outcome.points if found is None else torch.where(take, outcome.points, found)
-            done = done | outcome.broken
-        return found
+        """[N, *shape]: for each example the point that decided: under `worst` that of the run that broke it, else of the last run; under
+        `best_loss` that of the largest objective; the clean input where it was wrong already. None unless points were asked for, and
+        for `count each`, whose points are those of `measurement.outcomes`."""
+        outcomes = self.measurement.outcomes
+        held = [outcome.points for outcome in outcomes if outcome.points is not None]
+        if len(held) != len(outcomes) or self.count == "each":
+            return None
+        every = torch.arange(len(held[0]))
+        if self.count == "best_loss":
+            return torch.stack(held)[largest_loss(outcomes), every]
+        attacked = torch.stack([outcome.attacked for outcome in outcomes])  # a run only gets those that are still right
+        last = len(held) - 1 - attacked.flip(0).to(torch.uint8).argmax(0)
+        return torch.stack(held)[last, every]
 
     @property
     def not_finite(self) -> int:

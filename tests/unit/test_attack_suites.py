@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,7 +13,8 @@ from lossdsl.assets import attack_paths
 from lossdsl.diagnostics import UserError
 from lossdsl.front import check_source, read_source
 
-FAMILY, TOP = "top", 9
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+FAMILY = "top"
 
 
 def runs(name: str) -> list[tuple[str, str, int, int, bool]]:
@@ -101,3 +105,13 @@ def test_targets_follow_the_classes(classes: int) -> None:
     model.register_forward_hook(lambda m, inputs, output: widths.append(len(inputs[0])))
     lossdsl.evaluate(model, x, y, "apgd_t", eps=1e-4, params={"steps": 3})
     assert max(widths) == 10 * min(9, classes - 1)
+
+
+def test_the_page_says_what_the_files_say() -> None:
+    spec = importlib.util.spec_from_file_location("make_attacks", DOCS / "make_attacks.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    page = (DOCS / "attacks.md").read_text(encoding="utf-8")
+    assert script.rewritten(page) == page, "run: python docs/make_attacks.py"
+    assert all(f"`{name}`" in page for name in attack_paths())

@@ -107,6 +107,24 @@ def test_passes_are_those_the_model_sees() -> None:
     assert found.measurement.outcomes[0].passes.backward_examples <= 3 * alive
 
 
+def test_points_are_those_that_decide() -> None:
+    """Under best_loss the larger objective, whoever fools; under each every run has its own."""
+    model = model_of(3, (6,))
+    x, y = examples(model, (6,))
+    runs = "\n".join(
+        f"run {name} : x' in linf(x, {eps}) maximize CE(f(x'), y) by pgd(steps = 3, step = 0.1, start = uniform)"
+        for name, eps in (("wide", 0.2), ("narrow", 0.02))
+    )
+    found = lossdsl.evaluate(model, x, y, f"attack b\n{runs}\ncount best_loss")
+    wide, narrow = found.measurement.outcomes
+    assert torch.equal(found.broken, model(found.points).argmax(1) != y)
+    larger = torch.where(wide.objective > narrow.objective, wide.objective, narrow.objective)[wide.attacked]
+    at = nn.functional.cross_entropy(model(found.points), y, reduction="none").detach()[wide.attacked]
+    torch.testing.assert_close(at, larger)
+    each = lossdsl.evaluate(model, x, y, f"attack b\n{runs}\ncount each")
+    assert each.points is None and all(outcome.points.shape == x.shape for outcome in each.measurement.outcomes)
+
+
 class Dropped(nn.Module):
     """Dropout, left in train mode by its owner."""
 
