@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def request(run: Path, **changes: Any) -> EvaluateRequest:
-    return replace(EvaluateRequest(run, attack_compiler, attack="fgsm", overrides={"eps": 0.1}, device="cpu", sanity=Gate()), **changes)
+    return replace(EvaluateRequest(run, attack_compiler, attack="pgd20", overrides={"eps": 0.1}, device="cpu", sanity=Gate()), **changes)
 
 
 def test_evaluate_stores_what_the_gate_says_and_asks_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +52,7 @@ def test_a_suite_that_breaks_nothing_is_found_out(run: Path, tmp_path: Path) -> 
     found = evaluate(request(run, attack=str(weak)))
     assert found.sanity is not None and found.sanity["findings"] == ["S16"]
     assert found.robust == found.clean
+    assert evaluate(request(run, attack="fgsm")).sanity["findings"] == ["S16"]  # type: ignore[index]
 
 
 def test_alone_on_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
