@@ -42,6 +42,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         "lossdsl.check.typed",
         "lossdsl.check.flow",
         "lossdsl.check.game_typed",
+        "lossdsl.check.margins",
         "lossdsl.lang",
         "lossdsl.syntax.tree",
         "lossdsl.syntax.format",

@@ -27,10 +27,10 @@ def own_objective(self: Checker, node: t.Level, solver: SolverSpec | None) -> t.
         help = f"leave it out: {solver.name} moves to where another class has the larger logit"
         self.report.error("E021", f"{solver.name} has an objective of its own", node.objective.span, help)
         return None
-    return replace(node, sense="maximize", objective=_margin(node))
+    return replace(node, sense="maximize", objective=margin(node))
 
 
-def _margin(node: t.Level) -> t.Expr:
+def margin(node: t.Level) -> t.Expr:
     """`f(x'[j])[j] - f(x'[j])[y]`, or without a family `max(i != y: f(x')[i] - f(x')[y])`."""
     place = node.span
     var: t.Expr = t.Name(node.var, span=place)

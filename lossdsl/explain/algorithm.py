@@ -116,19 +116,23 @@ class Algorithm:
         if level.solver.at is None:
             yield depth, self._assign(var, self._start(level, node)) + mode
         if options.updates != 1 and level.solver.at is None:
-            name = "steps" if hasattr(options, "steps") else "queries"
+            name = next((n for n in ("steps", "queries") if getattr(options, n, None) == options.updates), "")
             yield depth, self._words("repeat ") + self.n.math(self._argument(node, name, options.updates)) + self._words(" times:")
             depth += 1
         yield from ((depth, line) for line in self._update(level, node, var))
-        if options.keep == "best":
+        if level.run and SOLVERS[level.solver.name].searches:
+            yield depth, self._words("an example is done at its first fooling point in the set")
+        if options.keep == "best" and not SOLVERS[level.solver.name].own_objective:
             yield depth, self._words("keep, for every example, the iterate of the largest objective")
 
     def _start(self, level: TypedLevel, node: t.Level) -> str:
         region, kind = self.p.region(node, level.set), level.solver.start_kind
         given = self._given(node, "start")
-        if kind in ("uniform", "corner"):
-            what = self.n.words("a uniform point of " if kind == "uniform" else "a random corner of ")
-            return what + region
+        drawn = {"uniform": "a uniform point of ", "corner": "a random corner of ", "sphere": "a random point at the radius, projected on "}
+        if kind in drawn:
+            return self.n.words(drawn[kind]) + region
+        if kind == "own":
+            return self.n.words("as published, in ") + region
         if kind == "previous":
             return self.n.projection(region, f"x + {self.n.words('last perturbation')}")
         if given is None:

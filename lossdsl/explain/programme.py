@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from lossdsl.check.margins import margin
 from lossdsl.check.typed import TypedLevel, TypedSet, number_text
 from lossdsl.explain.formulas import Formulas, Notation
 from lossdsl.syntax import tree as t
@@ -70,7 +71,9 @@ class Programme:
         return "[" + ", ".join(map(number_text, value)) + "]" if isinstance(value, tuple) else number_text(value)
 
     def node(self, level: TypedLevel) -> t.Level:
-        return next(i for i in self.items if isinstance(i, t.Level) and (i.run or i.var) == (level.run or level.var))
+        """As written, with the objective that the solver brings along where none is."""
+        node = next(i for i in self.items if isinstance(i, t.Level) and (i.run or i.var) == (level.run or level.var))
+        return node if node.objective is not None else replace(node, objective=margin(node))
 
     # --- recipes ---
 

@@ -16,8 +16,13 @@ class SearchOptions(Options):
 
     @property
     def updates(self) -> int:
-        """Of one restart, each with a forward pass; one more is spent on the start."""
+        """Of one restart, each with a forward pass."""
         raise NotImplementedError
+
+    @property
+    def looks(self) -> int:
+        """Forward passes of one restart besides those of the updates: at the last point, which no update follows."""
+        return 1
 
     @property
     def keep(self) -> Literal["best"]:
@@ -47,6 +52,11 @@ class FabOptions(SearchOptions):
     def updates(self) -> int:
         return self.steps
 
+    @property
+    def looks(self) -> int:
+        """Each step tries a point besides the one where it linearises."""
+        return self.steps
+
 
 class SquareOptions(SearchOptions):
     queries: Count
@@ -73,3 +83,8 @@ class CwOptions(SearchOptions):
     @property
     def updates(self) -> int:
         return self.steps * self.searches
+
+    @property
+    def looks(self) -> int:
+        """None: the last step is not made."""
+        return 0

@@ -64,7 +64,7 @@ def cost(plan: Plan) -> Cost:
         if s.level.set.over == "weights":
             full += s.updates
         elif s.level.set.over == "input":
-            counts.setdefault(copies_text(s.axis) if s.axis else "", [0, 0])[1] += s.updates if _passes(s.body, s.var) else 0
+            counts.setdefault(copies_text(s.axis) if s.axis else "", [0, 0])[1] += s.backwards if _passes(s.body, s.var) else 0
         add(s.optimality)
         counts[""][1] += _implicit(s)
     if plan.upper:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lossdsl.check.typed import Axis, TypedFind, TypedLevel
+from lossdsl.lang.search_options import SearchOptions
 from lossdsl.lang.types import Kind
 from lossdsl.source import NOWHERE, Span
 
@@ -113,14 +114,16 @@ class Solve:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the objective without gradient: of final points, where restarts or best iterates are compared."""
+        """Evaluations of the objective without gradient: of final points, where restarts or best iterates are compared; of points tried."""
         options = self.level.solver.options
+        if isinstance(options, SearchOptions):
+            return self.runs * options.looks
         return self.runs if (self.runs > 1 and self.through != "danskin") or options.keep == "best" else 0
 
     @property
     def backwards(self) -> int:
-        """Input-backward passes."""
-        return self.updates
+        """Input-backward passes: at most one for every update; an attack that looks at every class takes one for each."""
+        return 0 if self.level.solver.name == "square" else self.updates
 
     def with_codes(self, change: Any) -> Solve:
         """The level with every piece of its code changed, in the order of running."""

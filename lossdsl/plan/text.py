@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lossdsl.check.typed import number_text
+from lossdsl.lang.specs import SOLVERS
 from lossdsl.plan.cost import branches, cost
 from lossdsl.plan.ir import Code, Find, Plan, Solve, codes
 
@@ -58,11 +59,11 @@ def _solve_lines(s: Solve, names: dict[int, str]) -> list[str]:
     lines += [f"  {solver.options.updates} updates by {solver.name}({options})", *_lines(s.body, names, 4)]
     lines += _loop_lines(s, names)
     backward = "full backward" if level.set.over == "weights" else "input-backward"
-    lines.append(f"    {backward} of {names[s.body.results[0]]}, {level.sense}")
+    lines.append(f"    {'no backward' if solver.name == 'square' else backward} of {names[s.body.results[0]]}, {level.sense}")
     if s.fused:
         lines.append("    the last update: from the upper level's backward pass")
     if s.evaluations:
-        lines.append(f"  the objective once more at {s.evaluations} final points")
+        lines.append(f"  the objective once more at {s.evaluations} {'points' if SOLVERS[solver.name].searches else 'final points'}")
     if s.through:
         lines.append(f"  through {s.through}" + ("" if s.through != "danskin" else f": {s.runs} solutions, none selected"))
     if s.optimality.instrs:

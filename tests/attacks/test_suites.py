@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import lossdsl
 from lossdsl.diagnostics import RecipeError, UserError
 from lossdsl.engine.attack import Attack
+from lossdsl.plan.cost import cost
 from lossdsl.run.passes import counted
 from lossdsl.solve import SETS_TORCH, Domain, ExampleStreams
 
@@ -211,3 +212,30 @@ def test_iterates_of_apgd_in_training() -> None:
 def test_what_attacks_cannot_do_is_said(level: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         lossdsl.parse(f"recipe r\nlower {level}\nupper minimize CE(f(x), y) by sgd(lr = 0.1)\ntrain epochs = 1, batch = 5")
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if "[" not in RUNS[name]])
+def test_the_plan_counts_the_passes_of_examples_that_stay(name: str, digits: Digits) -> None:
+    """Where nobody is broken: as many as the plan says, or fewer for points that come again; of every class for fab's backward passes."""
+    x, y = digits.some(4)
+    attack = suite([name], eps=1e-5, model=digits.model)
+    with counted(digits.model) as counter:
+        attack.run(x, y, generator=streams(torch.arange(4)))
+    passes, planned = counter.take(), cost(attack.plan)
+    assert passes.forward_calls <= planned.forward
+    assert passes.backward_calls <= planned.input_backward * (9 if name == "fab" else 1)
+    if name in ("dlr", "cw", "fab", "pgd", "square_2"):
+        assert passes.forward_calls == planned.forward
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_explain_and_plan_say_what_a_run_does(name: str) -> None:
+    recipe = lossdsl.parse(f"attack a\nparam eps = 0.1\nrun r : {RUNS[name]}\ncount worst")
+    text, plan = recipe.explain(), str(recipe.plan)
+    solver = recipe.typed.levels[0].solver.name
+    assert solver in text and f"updates by {solver}(" in plan
+    if solver != "pgd":
+        assert "done at its first fooling point" in text
+    assert "an example is done at its first success" in plan
+    if "maximize" not in RUNS[name]:
+        assert "maximize" in text
