@@ -238,7 +238,7 @@ def _reports(file: CheckedFile, classes: int | None, settings: Mapping[str, floa
             one = check if epoch == 1 else check_declaration(check.declaration, file.shared, settings, epoch)
             if isinstance(one.typed, TypedRecipe):
                 found = report(one.typed, one.declaration, _base(file, check.declaration.name), classes, epoch)
-                said = {key: value for key, value in found.as_json().items() if key != "epoch"}
-                if said != last:
+                said = {key: value for key, value in found.as_json().items() if key != "epoch"} if check.epochs else {}
+                if said != last or epoch == 1:
                     yield found
                 last = said

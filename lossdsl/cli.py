@@ -1,6 +1,6 @@
 """The command line. Each command imports what it needs inside its own function, so that only train, evaluate and plot load torch.
 
-Exit codes: 0 all is well; 1 `check` has findings, `fmt --check` a file to change or `diff` a difference; 2 wrong usage, input or
+Exit codes: 0 all is well; 1 `check` has errors or warnings, `fmt --check` a file to change or `diff` a difference; 2 wrong usage, input or
 environment; 130 interrupted.
 """
 

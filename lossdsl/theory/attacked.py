@@ -117,6 +117,7 @@ class Facts:
 
     # --- the upper level ---
 
+    @cached_property
     def pointwise(self) -> list[Bound]:
         """The bounds of the upper objective by the error at every point at which it evaluates f, those without any left out."""
         if self.objective is None:

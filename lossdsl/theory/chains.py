@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log, sqrt
 
-from lossdsl.check.typed import Typed, same
+from lossdsl.check.typed import Typed, same, show
 from lossdsl.theory.events import Event, is_label, prediction
 from lossdsl.theory.sums import Term
 
@@ -76,14 +76,17 @@ class _Points:
 
     def __init__(self, model: tuple[str, ...]) -> None:
         self.model = model
-        self.known: list[Typed] = []
+        self.known: dict[str, list[tuple[int, Typed]]] = {}
+        self.count = 0
 
     def number(self, point: Typed) -> int:
-        for n, other in enumerate(self.known):
+        alike = self.known.setdefault(show(point), [])
+        for n, other in alike:
             if same(point, other):
                 return n
-        self.known.append(point)
-        return len(self.known) - 1
+        alike.append((self.count, point))
+        self.count += 1
+        return self.count - 1
 
     def of(self, e: Typed) -> int | None:
         logits = prediction(e)

@@ -108,7 +108,7 @@ def upper_bound(facts: Facts) -> Iterator[Finding]:
         return
     found = facts.robust
     if found is None:
-        points = facts.pointwise()
+        points = facts.pointwise
         known = (
             "; ".join(f"it bounds the error at {show(b.event.point)} ({b.factor})" for b in points) or "no multiple of it bounds an error"
         )

@@ -57,7 +57,7 @@ class Report:
         lines = [f"upper: minimize {show(self.facts.objective)}"]
         if self.facts.robust is not None:
             lines += ["  bound of the robust 0-1 error", *self.facts.robust.reason.lines(2)]
-        points = self.facts.pointwise()
+        points = self.facts.pointwise
         lines += ["  bounds at the points", *(line for b in points for line in b.reason.lines(2))] if points else ["  no bound of an error"]
         return lines
 
@@ -80,7 +80,7 @@ class Report:
             exact = known is not None and known.exact and facts.covers(level)
             levels.append({"variable": level.var, "run": level.run, "objective": show(level.objective), "ranges": ranges, "exact": exact})
         bounds = [
-            {"at": show(b.event.point), "constant": b.factor, "missing": b.missing, "reason": b.reason.as_json()} for b in facts.pointwise()
+            {"at": show(b.event.point), "constant": b.factor, "missing": b.missing, "reason": b.reason.as_json()} for b in facts.pointwise
         ]
         robust = facts.robust
         own = None if robust is None else {"constant": robust.factor, "missing": robust.missing, "reason": robust.reason.as_json()}
