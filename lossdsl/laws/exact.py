@@ -27,6 +27,9 @@ MEASURED = 1e-9
 """Sides that hold a solver's answer are equal up to this, relative to 1 + |left| + |right|: it is only known in float64."""
 STEPS = ("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "if", "sign", "error", "grad")
 """Operations whose value can jump where a number lost in a sum would have tipped a comparison."""
+STRICT = ("<", ">", "!=")
+"""A tie breaks these, so that it must be beyond doubt."""
+TIES = (*STRICT, "<=", ">=", "==")
 SETTLED = 1e-12
 """A limit differs from a number if, relative to 1 + |left| + |right|, by more than this at the end of its sequence."""
 
@@ -78,12 +81,13 @@ class Exact:
         self._frees: dict[int, frozenset[Any]] = {}
         self._kept: list[Typed] = []
 
-    def confirm(self, values: Mapping[str, tuple[Any, ...]], charts: Mapping[str, str]) -> Confirmation:
+    def confirm(self, values: Mapping[str, tuple[Any, ...]], charts: Mapping[str, str], near: bool = False) -> Confirmation:
+        """near: hypotheses may be missed by 1e-100 of their sides, as Newton's method leaves them."""
         runs: dict[int, Run] = {}
         hypotheses: bool | None = True
         for r in self.where:
             found: list[Comparison] = []
-            held = self._decide(r, values, charts, runs, found)
+            held = self._decide(r, values, charts, runs, found, TIES if not near else ())
             held = None if held and any(c.doubtful for c in found) else held
             hypotheses = False if held is False else None if held is None and hypotheses is not False else hypotheses
         if hypotheses is False:
@@ -92,18 +96,26 @@ class Exact:
         holds = self._decide(self.relation, values, charts, runs, comparisons)
         return Confirmation(hypotheses, holds, tuple(comparisons))
 
-    def _decide(self, r: Relation, values: Any, charts: Any, runs: dict[int, Run], found: list[Comparison]) -> bool | None:
+    def violated(self, values: Mapping[str, tuple[Any, ...]], charts: Mapping[str, str]) -> bool:
+        """Does the relation fail, whether or not the hypotheses hold?"""
+        return self._decide(self.relation, values, charts, {}, []) is False
+
+    def _decide(
+        self, r: Relation, values: Any, charts: Any, runs: dict[int, Run], found: list[Comparison], ties: tuple[str, ...] = STRICT
+    ) -> bool | None:
         if r.parts:
-            parts = [self._decide(p, values, charts, runs, found) for p in r.parts]
+            parts = [self._decide(p, values, charts, runs, found, ties) for p in r.parts]
             absorbing = r.op == "or"
             return absorbing if absorbing in parts else None if None in parts else not absorbing
         assert r.left is not None and r.right is not None
-        comparison = self._compare(r.op, r.left, r.right, values, charts, runs)
+        comparison = self._compare(r.op, r.left, r.right, values, charts, runs, ties)
         found.append(comparison)
         return comparison.holds
 
-    def _compare(self, op: str, left: Typed, right: Typed, values: Any, charts: Any, runs: dict[int, Run]) -> Comparison:
-        """More digits until the difference is larger than its own error, or so small that it is 0. It breaks no relation where numbers
+    def _compare(
+        self, op: str, left: Typed, right: Typed, values: Any, charts: Any, runs: dict[int, Run], ties: tuple[str, ...]
+    ) -> Comparison:
+        """`ties`: relations for which a tie takes all digits. More digits until the difference is larger than its own error, or so small that it is 0. It breaks no relation where numbers
         were too far apart for any digits (1 + e^-1e15 > 1 and log(1 + e^-1e15) == e^-1e15 - e^-2e15 / 2 + ... hold)."""
         settles, measured = (self.holds_a(left, *ops) or self.holds_a(right, *ops) for ops in (("limit",), ("solution", "final")))
         jumps = _jumps(left) or _jumps(right)
@@ -120,10 +132,11 @@ class Exact:
                     return Comparison(None, a, b, digits)
                 slack = run.largest * mpf(10) ** (5 - digits)
                 sign = _sign_up_to(a, b) if measured else _sign_at_limit(a, b, before) if settles else _sign(a, b, before, slack, run)
-                doubtful = run.lost and (sign is None or (sign == 0 and op in ("<", ">", "!=")))
+                tied = sign == 0 and op in ties
+                doubtful = run.lost and (sign is None or (sign == 0 and op in STRICT))
                 comparison = Comparison(doubtful or (None if sign is None else _holds(op, sign)), a, b, digits, doubtful)
                 before = a, b
-            if sign is not None and not doubtful and not (jumps and run.lost):
+            if sign is not None and not doubtful and not (jumps and run.lost) and (not tied or settles or measured):
                 return comparison
         return comparison
 

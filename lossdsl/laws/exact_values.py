@@ -31,4 +31,7 @@ def number_text(v: Any) -> str:
         near = Fraction(float(v)).limit_denominator(LARGEST_DENOMINATOR)
         if abs(mpf(near.numerator) / near.denominator - v) <= mpf(10) ** -40 * abs(v):
             return str(near)
+    whole = mp.nint(v)
+    if whole != 0 and 0 < abs(v - whole) < mpf(10) ** -5 and abs(v) < 1e6:
+        return f"{int(whole)} {'+' if v > whole else '-'} {mp.nstr(abs(v - whole), 3)}"
     return str(mp.nstr(v, 6))

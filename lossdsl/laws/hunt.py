@@ -84,7 +84,7 @@ class Hunt:
         for n, layout in enumerate(self.layouts):
             fresh = torch.from_numpy(draw(self.g, CLIMBERS, layout, self.constants, self.g.random() < 0.5))
             x = torch.cat([layout.tidy(fresh), torch.from_numpy(self.pools[n].chosen(self.g, CLIMBERS))])
-            budget.take(self.problem, len(x), 3 * steps)
+            budget.take(self.problem, len(x), (2 + len(self.problem.where)) * steps)
             if self.look(n, restored(layout, x, steps), budget):
                 return True
         return False
@@ -96,7 +96,8 @@ class Hunt:
             x = torch.cat([torch.from_numpy(self.pools[n].chosen(self.g, CLIMBERS // 2)), layout.tidy(fresh)])
             x = x[torch.from_numpy(self.g.permutation(len(x)))]
             sizes = torch.from_numpy(magnitudes(self.g, len(x), -6, 0))
-            budget.take(self.problem, len(x), 3 * steps)
+            hypotheses = len(self.problem.where)
+            budget.take(self.problem, len(x), (2 + hypotheses) * (2 if hypotheses else 1) * steps)
             last = climb(layout, x, steps, sizes, lambda rows, e, n=n: self._seen(n, rows, e))  # type: ignore[misc]
             if self.found is not None or self.look(n, last, budget):
                 return True

@@ -40,6 +40,8 @@ class Assignment:
 
     values: dict[str, tuple[Free, ...]]
     charts: dict[str, str] = field(default_factory=dict)
+    near: bool = False
+    """A point where an equation among the hypotheses holds lies within 1e-100."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Problem:
 
     def confirm(self, assignment: Assignment) -> Confirmation:
         """The same in high precision: whether the hypotheses hold, whether the relation does, and by how much not."""
-        return self.exact.confirm(assignment.values, assignment.charts)
+        return self.exact.confirm(assignment.values, assignment.charts, assignment.near)
 
 
 def _number(v: Free) -> float | int:

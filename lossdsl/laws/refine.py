@@ -11,15 +11,23 @@ from lossdsl.laws.exact import Run
 from lossdsl.laws.numbers import base, isfinite, mp, mpf
 from lossdsl.laws.problem import Assignment, Problem
 
-DIGITS = 260
-"""Of the arithmetic; a point found keeps two thirds of them."""
-STEPS = 12
+DIGITS = 200
+"""Of the arithmetic; a point found keeps 180, more than the 160 with which equations are judged."""
+KEPT, GOOD = 180, 170
+STEPS = 8
+LARGEST = 1e6
+"""Newton's method takes no larger numbers: their exponentials are slow, and fractions are tried first."""
+AROUND, NEIGHBOUR = 6, Fraction(1, 10**25)
 DENOMINATORS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 60, 100, 1000)
 
 
 def refined(problem: Problem, assignment: Assignment) -> Assignment | None:
     """A nearby point that satisfies the hypotheses: a rational one if rounding leads to one, else by Newton's method."""
+    tried = {tuple(assignment.values.items())}
     for near in rounded(assignment):
+        if tuple(near.values.items()) in tried:
+            continue
+        tried.add(tuple(near.values.items()))
         if problem.confirm(near).hypotheses is True:
             return near
     return _newton(problem, assignment)
@@ -43,18 +51,37 @@ def _fraction(v: Any, most: int) -> Any:
 def _newton(problem: Problem, assignment: Assignment) -> Assignment | None:
     """One hypothesis after the other: the number that it depends on most is moved until the sides agree."""
     relations = [leaf for r in problem.where for leaf in _leaves(r)]
+    if any(abs(v) > LARGEST for numbers in assignment.values.values() for v in numbers):
+        return None
     with mp.workdps(DIGITS):
         values = {name: [_exact(v) for v in numbers] for name, numbers in assignment.values.items()}
         for _ in range(STEPS):
-            missed = [r for r in relations if _gap(problem, r, values, assignment.charts, DIGITS) > mpf(10) ** -(4 * DIGITS // 5)]
+            missed = [r for r in relations if _gap(problem, r, values, assignment.charts, DIGITS) > mpf(10) ** -GOOD]
             if not missed:
                 break
             for r in missed:
                 if not _step(problem, r, values, assignment.charts):
                     return None
         kept = {name: tuple(_kept(v) for v in numbers) for name, numbers in values.items()}
-    found = Assignment(kept, assignment.charts)
+    found = Assignment(kept, assignment.charts, near=True)
     return found if problem.confirm(found).hypotheses is True else None
+
+
+def stable(problem: Problem, found: Assignment) -> bool:
+    """Does the relation fail all around a point? Then it fails where the hypotheses hold exactly, which is much nearer."""
+    for n in range(AROUND):
+        values = {
+            name: tuple(v if isinstance(v, int) else Fraction(v) + NEIGHBOUR * _sign(n, i) for i, v in enumerate(numbers))
+            for name, numbers in found.values.items()
+        }
+        if not problem.exact.violated(values, found.charts):
+            return False
+    return True
+
+
+def _sign(n: int, i: int) -> int:
+    """Up, down, and patterns of both."""
+    return (1 if n % 2 else -1) * (1 if n < 2 or (i >> (n // 2 - 1)) & 1 else -1)
 
 
 def _leaves(r: Relation) -> list[Relation]:
@@ -107,8 +134,8 @@ def _exact(v: Any) -> Any:
 
 
 def _kept(v: Any) -> Any:
-    """A fraction with two thirds of the digits."""
+    """A decimal fraction."""
     if isinstance(v, int):
         return v
-    unit = 10 ** (2 * DIGITS // 3)
-    return Fraction(int(mp.nint(v * unit)), unit) if abs(v) < 1e6 else float(v)
+    unit = 10**KEPT
+    return Fraction(int(mp.nint(v * unit)), unit) if abs(v) <= 2 * LARGEST else float(v)

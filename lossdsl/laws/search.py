@@ -45,8 +45,11 @@ class _Search:
     hunts: dict[str, Hunt] = field(default_factory=dict)
     found: tuple[Hunt, Assignment] | None = None
 
+    def __post_init__(self) -> None:
+        self.tally.until = self.began + self.effort.seconds
+
     def over(self, budget: Budget) -> bool:
-        return self.found is not None or budget.left <= 0 or time.monotonic() - self.began > self.effort.seconds
+        return self.found is not None or budget.left <= 0 or time.monotonic() > self.tally.until
 
     def hunt(self, typed: TypedLaw) -> Hunt:
         """Of one choice, kept."""

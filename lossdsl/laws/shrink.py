@@ -85,13 +85,17 @@ def _simpler(v: Any, others: list[Any]) -> Iterator[Any]:
 
 
 def _powers(v: Any) -> Iterator[Fraction]:
-    """The power of ten nearest to v, and v to one and two digits."""
+    """v to one and two digits, its power of ten, and a small fraction plus or minus one of 1/10, 1/100, ..."""
     if not v or not isfinite(v):
         return
     for digits in ("{:.0e}", "{:.1e}"):
         yield Fraction(digits.format(float(v)))
     exponent = digits_of(v)
     yield Fraction(10) ** exponent * (1 if v > 0 else -1)
+    near = Fraction(v).limit_denominator(10)
+    if near not in (0, v):
+        sign = 1 if v > near else -1
+        yield from (near + sign * Fraction(1, 10**k) for k in (1, 2, 3, 4, 6, 9, 12))
 
 
 def digits_of(v: Any) -> int:
@@ -116,7 +120,7 @@ def _as_masses(problem: Problem, a: Assignment) -> Assignment | None:
 
 
 def _masses(q: Quantity, values: list[Any]) -> tuple[Fraction, ...]:
-    return tuple(Fraction(mp.nstr(base(v), 9)) for v in values)
+    return tuple(Fraction(mp.nstr(base(v), 9)) if base(v) > 1e-300 else Fraction(0) for v in values)
 
 
 def _digits(number: int) -> int:

@@ -70,13 +70,14 @@ def assignments(problem: Problem) -> st.SearchStrategy[Assignment]:
 
 
 class _FoundError(Exception):
-    """A counterexample; hypothesis makes it smaller while it is raised."""
+    """A counterexample."""
 
 
 def explore(problem: Problem, start: int, count: int, judge: Callable[[Assignment], tuple[float | None, bool]]) -> Assignment | None:
-    """Up to `count` examples; the smallest counterexample that was found. judge: the violation (None: hypotheses fail), and whether it
+    """Up to `count` examples; the first counterexample that was found. judge: the violation (None: hypotheses fail), and whether it
     is a counterexample."""
-    smallest: list[Assignment] = []
+    first: list[Assignment] = []
+    judged: dict[str, tuple[float | None, bool]] = {}  # a judge that tires must not make an example unreliable
 
     @seed(start)
     @settings(
@@ -84,15 +85,18 @@ def explore(problem: Problem, start: int, count: int, judge: Callable[[Assignmen
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate, Phase.target, Phase.shrink),
+        phases=(Phase.generate, Phase.target),
         verbosity=Verbosity.quiet,
         report_multiple_bugs=False,
     )
     @given(assignments(problem))
     def trial(assignment: Assignment) -> None:
-        violation, refutes = judge(assignment)
+        key = repr(assignment)
+        if key not in judged:
+            judged[key] = judge(assignment)
+        violation, refutes = judged[key]
         if refutes:
-            smallest[:] = [assignment]
+            first[:] = [assignment]
             raise _FoundError
         if violation is not None and math.isfinite(violation):
             target(violation)
@@ -100,5 +104,5 @@ def explore(problem: Problem, start: int, count: int, judge: Callable[[Assignmen
     try:
         trial()
     except _FoundError:
-        return smallest[0]
+        return first[0]
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +14,7 @@ from lossdsl.check.law_typed import Relation
 from lossdsl.laws.layout import Layout
 from lossdsl.laws.numbers import isnan
 from lossdsl.laws.problem import Assignment, Evaluation, Problem
-from lossdsl.laws.refine import refined
+from lossdsl.laws.refine import refined, stable
 
 LIMITS = {"clear": 160, "tied": 120, "faint": 60, "no number": 12, "any": 40}
 """Exact looks at rows of each kind, per statement."""
@@ -37,6 +38,8 @@ class Tally:
     closest: float | None = None
     left: dict[str, int] = field(default_factory=lambda: dict(LIMITS))
     refinements: int = REFINEMENTS
+    until: float = float("inf")
+    """On the monotonic clock: no exact looks after that."""
 
     def see(self, e: Evaluation) -> None:
         """Count evaluated rows."""
@@ -62,7 +65,7 @@ class Judge:
         for kind, rows in self._kinds(e).items():
             for row in self._picked(kind, rows, e):
                 self.tally.left[kind] -= 1
-                if self.confirms(layout.assignment(x[row])):
+                if time.monotonic() < self.tally.until and self.confirms(layout.assignment(x[row])):
                     return True
         return False
 
@@ -108,13 +111,14 @@ class Judge:
                 return False
             assignment, confirmation = better, self.problem.confirm(better)
         self.tally.attained |= confirmation.hypotheses is True
-        if confirmation.refuted:
+        refuted = confirmation.refuted and (not assignment.near or stable(self.problem, assignment))
+        if refuted:
             self.found = assignment
         elif confirmation.hypotheses is not False and confirmation.holds is None:
             no_number = any(isnan(c.left) or isnan(c.right) for c in confirmation.comparisons)
             self.tally.undefined += no_number
             self.tally.undecided += not no_number
-        return confirmation.refuted
+        return refuted
 
 
 def _strict(r: Relation) -> bool:
