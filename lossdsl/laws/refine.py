@@ -51,7 +51,7 @@ def _fraction(v: Any, most: int) -> Any:
 def _newton(problem: Problem, assignment: Assignment) -> Assignment | None:
     """One hypothesis after the other: the number that it depends on most is moved until the sides agree."""
     relations = [leaf for r in problem.where for leaf in _leaves(r)]
-    if any(abs(v) > LARGEST for numbers in assignment.values.values() for v in numbers):
+    if any(abs(float(v)) > LARGEST for numbers in assignment.values.values() for v in numbers):
         return None
     with mp.workdps(DIGITS):
         values = {name: [_exact(v) for v in numbers] for name, numbers in assignment.values.items()}
