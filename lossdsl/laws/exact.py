@@ -115,8 +115,9 @@ class Exact:
     def _compare(
         self, op: str, left: Typed, right: Typed, values: Any, charts: Any, runs: dict[int, Run], ties: tuple[str, ...]
     ) -> Comparison:
-        """`ties`: relations for which a tie takes all digits. More digits until the difference is larger than its own error, or so small that it is 0. It breaks no relation where numbers
-        were too far apart for any digits (1 + e^-1e15 > 1 and log(1 + e^-1e15) == e^-1e15 - e^-2e15 / 2 + ... hold)."""
+        """More digits until the difference is larger than its own error, or so small that it is 0; all digits for a tie if the
+        relation is one of `ties`. It breaks no relation where numbers were too far apart for any digits (1 + e^-1e15 > 1 and
+        log(1 + e^-1e15) == e^-1e15 - e^-2e15 / 2 + ... hold)."""
         settles, measured = (self.holds_a(left, *ops) or self.holds_a(right, *ops) for ops in (("limit",), ("solution", "final")))
         jumps = _jumps(left) or _jumps(right)
         before = None
@@ -227,8 +228,10 @@ class Run:
         self._bound = 0
         self._done: dict[Any, Any] = {}
         self.quantities: dict[str, Any] = {}
+        before = Losses.count
         for q in self.law.quantities:
             self.quantities[q.name] = self._quantity(q, values[q.name], charts.get(q.name, ""))
+        self.lost = Losses.count > before
 
     def _quantity(self, q: Quantity, free: tuple[Any, ...], chart: str) -> Any:
         numbers = [int(v) if q.form == "label" else _exactly(v) for v in free]

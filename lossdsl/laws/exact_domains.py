@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lossdsl.check.law_typed import Quantity
-from lossdsl.laws.numbers import inf, mp, mpf
+from lossdsl.laws.numbers import inf, mp, mpf, total
 
 
 def value_of(q: Quantity, free: list[Any], args: list[Any], chart: str, domain: tuple[float, float]) -> Any:
@@ -28,7 +28,7 @@ def _probabilities(free: list[Any], chart: str) -> list[Any]:
     else:
         mass = [max(v, mpf(0)) for v in free]
         mass = mass if any(mass) else [mpf(1)] * len(free)
-    whole = mp.fsum(mass)
+    whole = total(mass)
     return [m / whole for m in mass]
 
 
