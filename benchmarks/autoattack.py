@@ -1,7 +1,8 @@
 """AutoAttack's suite against the published algorithms written out plainly, on the same random numbers, in float64.
 
     lossdsl train pgd2_at --data mnist-t10k --data-root ../mnist-t10k --model lenet --set eps=0.2 --by "adam(lr = 2e-3)" \
-        --train "epochs = 8, batch = 128, schedule = cosine, augment = none" --out runs/mnist
+        --train "epochs = 8, batch = 128, schedule = cosine, augment = none" --attack-set eps=0.2 \
+        --validation-attack fgsm --test-attack fgsm --out runs/mnist
     python benchmarks/autoattack.py runs/mnist --data-root ../mnist-t10k --examples 1000
 
 The plain implementation is tests/attacks/published.py, run as the authors' release runs it: attack after attack and target after target,
