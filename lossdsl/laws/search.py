@@ -101,11 +101,13 @@ class _Search:
 
 
 def _first_look(hunt: Hunt, budget: Budget) -> bool:
+    hunt.judge.refill()
     return hunt.sweep(768, budget) or hunt.evolve(512, 1, budget)
 
 
 def _portion(hunt: Hunt, turn: int, budget: Budget) -> bool:
     """One kind of search after the other."""
+    hunt.judge.refill()
     if hunt.problem.where and hunt.restore(budget):
         return True
     if hunt.ascend(budget) or hunt.evolve(1024, 4, budget):

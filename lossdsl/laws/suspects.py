@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,13 +15,17 @@ from lossdsl.check.law_typed import Relation
 from lossdsl.laws.layout import Layout
 from lossdsl.laws.numbers import isnan
 from lossdsl.laws.problem import Assignment, Evaluation, Problem
-from lossdsl.laws.refine import refined, stable
+from lossdsl.laws.refine import refined, rounded, stable
 
-LIMITS = {"clear": 160, "tied": 120, "faint": 60, "no number": 12, "any": 40}
+LIMITS = {"clear": 240, "tied": 120, "faint": 60, "no number": 60, "any": 40}
 """Exact looks at rows of each kind, per statement."""
-AT_ONCE = {"clear": 6, "tied": 4, "faint": 2, "no number": 1, "any": 1}
+AT_ONCE = {"clear": 6, "tied": 4, "faint": 2, "no number": 4, "any": 1}
 """The same for rows evaluated together."""
-REFINEMENTS = 60
+ROUNDED = 4
+REFINEMENTS, REFINED_AT_ONCE = 160, 2
+"""Searches for a nearby point that satisfies the hypotheses, or at which a tie is exact: per statement, and for rows evaluated together."""
+PER_PORTION = 3
+"""A portion of the search may look at this multiple of it, so that one choice of whole numbers leaves enough to the others."""
 
 
 @dataclass
@@ -58,6 +63,12 @@ class Judge:
         self.problem, self.tally, self.g = problem, tally, g
         self.found: Assignment | None = None
         self.strict = _strict(problem.relation)
+        self.refill()
+
+    def refill(self) -> None:
+        """A new portion of the search begins."""
+        self.refinements = PER_PORTION * REFINED_AT_ONCE
+        self.allowed = {kind: PER_PORTION * count for kind, count in AT_ONCE.items()}
 
     def rows(self, layout: Layout, x: Tensor, e: Evaluation) -> bool:
         """True once a counterexample is found."""
@@ -65,6 +76,7 @@ class Judge:
         for kind, rows in self._kinds(e).items():
             for row in self._picked(kind, rows, e):
                 self.tally.left[kind] -= 1
+                self.allowed[kind] -= 1
                 if time.monotonic() < self.tally.until and self.confirms(layout.assignment(x[row])):
                     return True
         return False
@@ -73,6 +85,7 @@ class Judge:
         """The violation of an example where the hypotheses hold, and whether it is a counterexample."""
         e = self.problem.evaluate(self.problem.tensors([assignment]), assignment.charts)
         self.tally.see(e)
+        self.refill()
         if not bool(e.satisfied[0]):
             return None, False
         kind = next((k for k, rows in self._kinds(e).items() if k != "any" and bool(rows[0]) and self.tally.left[k] > 0), None)
@@ -91,7 +104,7 @@ class Judge:
     def _picked(self, kind: str, rows: Tensor, e: Evaluation) -> list[int]:
         """The largest violations among the clear ones, and some at random."""
         among = torch.nonzero(rows).flatten().numpy()
-        count = min(AT_ONCE[kind], self.tally.left[kind], len(among))
+        count = min(AT_ONCE[kind], self.allowed[kind], self.tally.left[kind], len(among))
         if count <= 0:
             return []
         chosen = [int(i) for i in self.g.choice(among, count, replace=False)]
@@ -101,15 +114,28 @@ class Judge:
         return chosen
 
     def confirms(self, assignment: Assignment) -> bool:
-        """An exact look; where only a hypothesis is missed by rounding, a second one at a point that satisfies it."""
+        """An exact look; where rounding has spoiled a hypothesis or a tie, further ones at points nearby."""
+        if self._refuted(assignment):
+            return True
+        if self.refinements <= 0 or self.tally.refinements <= 0:
+            return False
+        self.refinements -= 1
+        self.tally.refinements -= 1
+        return any(self._refuted(near) for near in self._nearby(assignment))
+
+    def _nearby(self, assignment: Assignment) -> Iterator[Assignment]:
+        near = refined(self.problem, assignment) if self.problem.where else None
+        if near is not None:
+            yield near
+        seen = [assignment.values]
+        for other in rounded(assignment):
+            if other.values not in seen and len(seen) < ROUNDED:
+                seen.append(other.values)
+                yield other
+
+    def _refuted(self, assignment: Assignment) -> bool:
         confirmation = self.problem.confirm(assignment)
         self.tally.confirmed += 1
-        if confirmation.hypotheses is False and self.tally.refinements > 0:
-            self.tally.refinements -= 1
-            better = refined(self.problem, assignment)
-            if better is None:
-                return False
-            assignment, confirmation = better, self.problem.confirm(better)
         self.tally.attained |= confirmation.hypotheses is True
         refuted = confirmation.refuted and (not assignment.near or stable(self.problem, assignment))
         if refuted:

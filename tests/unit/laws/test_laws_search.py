@@ -19,7 +19,7 @@ from lossdsl.laws.refine import refined
 from lossdsl.laws.search import Effort, check_statement
 from lossdsl.laws.shapes import neighbours, shapes
 from lossdsl.laws.shrink import complexity, shrunk
-from lossdsl.laws.suspects import Judge, Tally
+from lossdsl.laws.suspects import LIMITS, Judge, Tally
 
 QUICK = Effort(shapes=24, examples=10, work=3e5)
 TWO = "for K in {3}, p1 in simplex(K), p2 in simplex(K), z in logits(K), y in label(K), a in [0, 1], b in reals\n"
@@ -262,7 +262,7 @@ def test_work_is_bounded_and_exact_looks_are() -> None:
     hunt = Hunt(problem("for K in {2}, q in simplex(K)\nclaim H(q) >= H(q)"), tally, generator(0))
     for _ in range(60):
         assert not hunt.sweep(64, budget)
-    assert tally.confirmed <= sum((160, 120, 60, 12, 40))
+    assert tally.confirmed <= sum(LIMITS.values())
     assert budget.left < 1e9
 
 
