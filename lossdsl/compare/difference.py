@@ -76,10 +76,10 @@ def compare(old: Recipe, new: Recipe) -> Comparison:
     return Comparison(old, new, tuple(sorted(rows, key=lambda row: _rank(row.section))))
 
 
-_KINDS = {"attack": "an attack suite", "recipe": "a recipe", "game": "a game"}
+_KINDS = {"attack": "an attack suite", "recipe": "a recipe", "game": "a game", "law": "a law"}
 _ORDER = (
     "params", "input", "models", "generators", "data", "samples", "lower", "find", "run", "player", "states", "upper", "optimizer", "train",
-    "logs", "count", "solve", "keep",
+    "logs", "count", "solve", "keep", "for", "where", "claim", "refute",
 )  # fmt: skip
 """The first words of sections in the order of showing; levels and searches stay in the order of running."""
 

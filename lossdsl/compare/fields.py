@@ -314,9 +314,27 @@ def _keep(r: _Reader, item: t.Keep) -> Fields:
     yield ("keep", item.name), r.field(item.region)
 
 
+def _quantifier(r: _Reader, item: t.Quantifier) -> Fields:
+    domain = r.field(item.domain)
+    members = None if item.index is None else r.field(item.index)
+    text = domain.text if members is None else f"[{members.text}] in {domain.text}"
+    yield ("for", item.name), Field(text, (members and members.key, domain.key))
+
+
+def _hypothesis(r: _Reader, item: t.Hypothesis) -> Fields:
+    found = r.field(item.condition)
+    yield ("where", found.text), found
+
+
+def _claim(r: _Reader, item: t.Claim) -> Fields:
+    found = r.field(item.relation)
+    yield ("refute" if item.refuted else "claim", found.text), found
+
+
 HANDLERS: dict[type[t.Node], Callable[[_Reader, Any], Fields]] = {
     t.Param: _param, t.Let: _let, t.Def: _def, t.Sample: _sample, t.Level: _level, t.Find: _find, t.Upper: _upper,
     t.State: _state, t.Train: _train, t.Input: _input, t.Model: _model, t.Keyword: _keyword,
     t.Player: _player, t.Solve: _solve, t.Data: _data, t.Keep: _keep,
+    t.Quantifier: _quantifier, t.Hypothesis: _hypothesis, t.Claim: _claim,
 }  # fmt: skip
 """What each kind of item says, one row for every type of `tree.Item`."""

@@ -198,6 +198,13 @@ def test_lets_that_double_at_every_step_are_refused() -> None:
 # --- where a difference is reported -----------------------------------------------------------------------------------
 
 
+def test_laws_differ_in_domains_hypotheses_and_claims() -> None:
+    text = "law a\nfor K in 2..5, z[1..3] in logits(K), y in label(K)\nwhere z[1][y] > 0\nclaim CE(z[1], y) >= 0"
+    assert rows(compare(parse_recipe(text), parse_recipe(text.replace("law a", "law b")))) == []
+    other = text.replace("2..5", "2..6").replace("> 0", "> 1").replace("claim", "refute")
+    assert {row[0] for row in rows(compare(parse_recipe(text), parse_recipe(other)))} == {"for", "where", "claim", "refute"}
+
+
 def test_every_kind_of_item_is_compared() -> None:
     assert set(HANDLERS) == set(typing.get_args(t.Item)), "say in compare.fields what the new kind of item says"
 
