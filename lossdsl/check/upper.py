@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lossdsl.check.flow import gradient_reaches
 from lossdsl.check.options import binder_as_call, validated
-from lossdsl.check.scope import LevelName, ModelName, is_error
+from lossdsl.check.scope import Later, LevelName, ModelName, is_error
 from lossdsl.check.typed import Typed
 from lossdsl.diagnostics import did_you_mean, suggest
 from lossdsl.lang.specs import OPTIMIZERS, OptimizerSpec
@@ -41,6 +41,9 @@ def _weights(self: Checker, node: t.Upper) -> None:
     if node.at is None:
         return
     binding = self.scope.get(node.at)
+    if isinstance(binding, Later):
+        self.report.used.add(node.at)
+        return
     if isinstance(binding, LevelName) and binding.over == "weights":
         self.report.used.add(node.at)
         self.upper_at = node.at

@@ -210,7 +210,8 @@ def test_stopped_wherever_the_run_asks(tmp_path: Path, monkeypatch: pytest.Monke
             status = train(make_request(tmp_path / str(number), **options)).status
         assert train(make_request(tmp_path / str(number), **options, resume=True)).status in ("finished", "already finished")
         assert_same(whole, outcome(tmp_path / str(number)))
-    assert number == 2 * 2 + 3 + 1  # four updates, the validation and two tests of a batch each, and then no question is left
+    # four updates; the validation and two tests ask before the clean predictions and before the attack; then no question is left
+    assert number == 2 * 2 + 3 * 2 + 1
 
 
 def test_a_class_without_examples_stops_the_run(tmp_path: Path) -> None:
