@@ -25,6 +25,7 @@ def laws_arguments(parser: Parser) -> None:
     parser.add_argument("--hard", action="store_true", help="search many times longer")
     parser.add_argument("--seed", type=int, default=0, help="seed of the search (0)")
     parser.add_argument("--time", type=float, metavar="S", help="at most so many seconds per statement")
+    parser.add_argument("--database", metavar="FILE", help="past counterexamples, tried first; new ones are added")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
 
@@ -69,6 +70,7 @@ def run_laws(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
+    from lossdsl.laws.past import Past
     from lossdsl.laws.report import as_json, lines
     from lossdsl.laws.search import Effort
     from lossdsl.laws.testing import verdict_on
@@ -78,10 +80,11 @@ def run_laws(arguments: argparse.Namespace) -> int:
     effort = effort.hard() if arguments.hard else effort
     if arguments.time is not None:
         effort = replace(effort, seconds=arguments.time)
+    past = None if arguments.database is None else Past(Path(arguments.database))
     console = Console(stderr=True)
     reports = []
     for law in track(laws, "laws", console=console, transient=True, disable=arguments.quiet or not sys.stderr.isatty()):
-        report = verdict_on(law, effort)
+        report = verdict_on(law, effort, past)
         reports.append(report)
         if not arguments.json:
             print("\n".join(lines(report)), flush=True)

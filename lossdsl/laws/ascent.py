@@ -40,7 +40,7 @@ class Slopes:
             goal = torch.where(relative, e.ratio, e.violation).nan_to_num(0.0)
             self.up = _gradient(goal, point)
             rows = [_gradient(e.hypotheses[:, i].nan_to_num(0.0), point) for i in range(e.hypotheses.shape[1])]
-        self.e = Evaluation(e.hypotheses.detach(), e.violation.detach(), e.noise, e.ratio.detach())
+        self.e = Evaluation(e.hypotheses.detach(), e.violation.detach(), e.noise, e.ratio.detach(), e.rounding)
         self.towards = torch.stack(rows, 1) if rows else x.new_zeros(len(x), 0, x.shape[1])
         spare = torch.tensor([0.0 if r.op == "==" else MARGIN for r in layout.problem.where], dtype=x.dtype)
         lacking = spare - self.e.hypotheses.nan_to_num(0.0)
@@ -120,7 +120,7 @@ def _chosen(better: Tensor, new: Slopes, old: Slopes) -> Slopes:
     """`new` where better, else `old`."""
     for name in ("x", "up", "towards", "missing", "satisfied", "worth"):
         setattr(new, name, _where(better, getattr(new, name), getattr(old, name)))
-    parts = ("hypotheses", "violation", "noise", "ratio")
+    parts = ("hypotheses", "violation", "noise", "ratio", "rounding")
     new.e = Evaluation(*(_where(better, getattr(new.e, name), getattr(old.e, name)) for name in parts))
     return new
 

@@ -12,6 +12,8 @@ from lossdsl.laws.problem import Evaluation
 
 OUTSIDE = 10.0
 """Rows that miss a hypothesis are worth less than minus this."""
+BLURRED = 2e-11
+"""Where rounding is larger (numbers from 700 on: exponentials underflow), hypotheses that hold by less than it say nothing."""
 
 
 def lack(e: Evaluation) -> Tensor:
@@ -24,7 +26,8 @@ def worth(e: Evaluation, relative: bool = False) -> Tensor:
     value = e.violation.nan_to_num(-1.0)
     if relative:
         value = torch.where(e.violation.abs() > e.noise, e.ratio.nan_to_num(-1.0), -1.0)
-    return torch.where(e.satisfied, value, -OUTSIDE - lack(e))
+    surely = (e.hypotheses >= e.rounding.clamp_max(0.5).unsqueeze(-1)).all(-1) | (e.rounding < BLURRED)
+    return torch.where(e.satisfied & surely, value, torch.where(e.satisfied, -OUTSIDE, -OUTSIDE - lack(e)))
 
 
 class Pool:

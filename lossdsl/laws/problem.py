@@ -51,13 +51,15 @@ class Evaluation:
     hypotheses: [B, H], from 0: satisfied. violation: [B], above 0: the relation does not hold. Both are differences of the two sides,
     divided by 1 + |left| + |right|; of `and` and `or` the largest and the smallest part; NaN where a side is NaN. noise: [B], the
     size up to which rounding could explain the violation (limits: up to which the sequence has not settled). ratio: [B], the difference
-    divided by |left| + |right|: how far from an equation, whatever the size of both sides.
+    divided by |left| + |right|: how far from an equation, whatever the size of both sides. rounding: [B], the same bound as noise, of
+    the largest number met, not divided.
     """
 
     hypotheses: Tensor
     violation: Tensor
     noise: Tensor
     ratio: Tensor
+    rounding: Tensor
 
     @property
     def satisfied(self) -> Tensor:
@@ -124,7 +126,8 @@ class Problem:
         ratio = _violation(self.relation, iter(last), TINY).expand(rows)
         if not any(v.requires_grad for v in flat.values()):
             hypotheses, violation, ratio = hypotheses.detach(), violation.detach(), ratio.detach()
-        return Evaluation(hypotheses, violation, noise + 1e-4 if self.settles else noise + MEASURED if self.measured else noise, ratio)
+        noise = noise + 1e-4 if self.settles else noise + MEASURED if self.measured else noise
+        return Evaluation(hypotheses, violation, noise, ratio, ROUNDINGS * largest)
 
     def cost(self, rows: int) -> float:
         """About how many microseconds an evaluation takes, the same on every machine."""

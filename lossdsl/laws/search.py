@@ -9,6 +9,7 @@ from lossdsl.check.law_typed import Choice, TypedLaw
 from lossdsl.laws.catalogue import Law, excerpt
 from lossdsl.laws.exact_values import shown
 from lossdsl.laws.hunt import Budget, Hunt, generator
+from lossdsl.laws.past import Past
 from lossdsl.laws.problem import Assignment, Problem
 from lossdsl.laws.shapes import neighbours, shapes
 from lossdsl.laws.shrink import shrunk
@@ -43,6 +44,7 @@ class _Search:
     began: float = field(default_factory=time.monotonic)
     tally: Tally = field(default_factory=Tally)
     hunts: dict[str, Hunt] = field(default_factory=dict)
+    past: Past | None = None
     found: tuple[Hunt, Assignment] | None = None
 
     def __post_init__(self) -> None:
@@ -66,7 +68,11 @@ class _Search:
         return found
 
     def run(self) -> None:
-        """All choices shortly, then the best ones in turn, in portions of every kind."""
+        """Past counterexamples, then all choices shortly, then the best ones in turn, in portions of every kind."""
+        for typed, assignment in self.past.of(self.law) if self.past is not None else ():
+            hunt = self.hunt(typed)
+            if self.keep(hunt, hunt.judge.confirms(assignment)):
+                return
         budget = Budget(self.effort.work)
         for n, typed in enumerate(shapes(self.law, self.effort.seed, self.effort.shapes)):
             if self.over(budget) or (n and budget.left < self.effort.work / 2):
@@ -115,16 +121,18 @@ def _portion(hunt: Hunt, turn: int, budget: Budget) -> bool:
     return hunt.sweep(1024, budget) or hunt.plain(16384, budget)
 
 
-def check_statement(law: Law, index: int, effort: Effort) -> Verdict:
-    """The verdict on one claim or refute of a law."""
+def check_statement(law: Law, index: int, effort: Effort, past: Past | None = None) -> Verdict:
+    """The verdict on one claim or refute of a law. past: counterexamples to be tried first; a new one is added."""
     statement = law.first.statements[index]
-    search = _Search(law, index, effort)
+    search = _Search(law, index, effort, past=past)
     search.run()
     text = excerpt(law.source, statement.span)
     if search.found is not None:
         hunt, assignment = search.found
         small = shrunk(hunt.problem, assignment)
         found = counterexample(hunt.problem.law.choices, hunt.problem, small)
+        if past is not None:
+            past.add(law, found)
         return Verdict(statement, text, "refuted", _tried(search), found)
     tally = search.tally
     outcome = "vacuous" if not tally.attained else "undecided" if tally.undecided else "holds"
@@ -140,7 +148,7 @@ def counterexample(choices: dict[str, Choice], problem: Problem, found: Assignme
     return Counterexample(choices, found, problem.confirm(found), shown(problem, found))
 
 
-def check_law_file(law: Law, effort: Effort) -> LawReport:
+def check_law_file(law: Law, effort: Effort, past: Past | None = None) -> LawReport:
     """The verdict on every statement of a law."""
-    verdicts = tuple(check_statement(law, n, effort) for n in range(len(law.first.statements)))
+    verdicts = tuple(check_statement(law, n, effort, past) for n in range(len(law.first.statements)))
     return LawReport(law.name, law.first.title or law.name, law.first.source, law.source.where(law.recipe.declaration.span), verdicts)

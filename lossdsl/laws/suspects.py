@@ -14,6 +14,7 @@ from torch import Tensor
 from lossdsl.check.law_typed import Relation
 from lossdsl.laws.layout import Layout
 from lossdsl.laws.numbers import isnan
+from lossdsl.laws.pool import OUTSIDE, worth
 from lossdsl.laws.problem import Assignment, Evaluation, Problem
 from lossdsl.laws.refine import refined, rounded, stable
 
@@ -102,16 +103,18 @@ class Judge:
         }  # fmt: skip
 
     def _picked(self, kind: str, rows: Tensor, e: Evaluation) -> list[int]:
-        """The largest violations among the clear ones, and some at random."""
+        """The best among the clear ones, and some at random: of those whose hypotheses are no matter of rounding where there are such."""
         among = torch.nonzero(rows).flatten().numpy()
         count = min(AT_ONCE[kind], self.allowed[kind], self.tally.left[kind], len(among))
         if count <= 0:
             return []
-        chosen = [int(i) for i in self.g.choice(among, count, replace=False)]
-        if kind == "clear":
-            largest = among[np.argsort(-e.violation[rows].numpy(), kind="stable")[: (count + 1) // 2]]
-            chosen = [*(int(i) for i in largest), *chosen[: count // 2]]
-        return chosen
+        if kind != "clear":
+            return [int(i) for i in self.g.choice(among, count, replace=False)]
+        worths = worth(e).numpy()[among]
+        sure = among[worths > -OUTSIDE]
+        best = among[np.argsort(-worths, kind="stable")[: (count + 1) // 2]]
+        others = self.g.choice(sure if len(sure) else among, count // 2)
+        return [int(i) for i in (*best, *others)]
 
     def confirms(self, assignment: Assignment) -> bool:
         """An exact look; where rounding has spoiled a hypothesis or a tie, further ones at points nearby."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from lossdsl.diagnostics import UserError
 from lossdsl.laws.catalogue import Law, load_laws
+from lossdsl.laws.past import Past
 from lossdsl.laws.python_laws import PythonLaw, check_python_law, python_laws
 from lossdsl.laws.report import lines
 from lossdsl.laws.search import Effort, check_law_file
@@ -30,9 +31,9 @@ def laws_at(*places: str | Path) -> list[Law | PythonLaw]:
     return found
 
 
-def verdict_on(law: Law | PythonLaw, effort: Effort) -> LawReport:
-    """The report on a law of either kind."""
-    return check_python_law(law, effort) if isinstance(law, PythonLaw) else check_law_file(law, effort)
+def verdict_on(law: Law | PythonLaw, effort: Effort, past: Past | None = None) -> LawReport:
+    """The report on a law of either kind. past: counterexamples of laws in the language, tried first."""
+    return check_python_law(law, effort) if isinstance(law, PythonLaw) else check_law_file(law, effort, past)
 
 
 def law_tests(*places: str | Path, only: Iterable[str] = (), **effort: Any) -> Callable[..., None]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from law_tools import assignment, law, problem
 
+from lossdsl.diagnostics import UserError
 from lossdsl.laws.ascent import climb, restored
+from lossdsl.laws.catalogue import load_laws
 from lossdsl.laws.constants import constants
 from lossdsl.laws.draws import Line, draw, masses, numbers
 from lossdsl.laws.hunt import Budget, Hunt, generator
 from lossdsl.laws.layout import Layout, layouts
 from lossdsl.laws.moves import _MOVES, Moves
+from lossdsl.laws.past import Past
 from lossdsl.laws.pool import Pool, worth
 from lossdsl.laws.problem import Assignment, Problem
 from lossdsl.laws.refine import refined
@@ -271,3 +277,46 @@ def test_a_judge_confirms_before_it_refutes() -> None:
     judge = Judge(found, Tally(), generator(0))
     assert judge.one(assignment(a=0.3))[1] is False
     assert judge.found is None
+
+
+# --- past counterexamples ---
+
+
+def test_past_counterexamples_are_tried_first_and_confirmed_anew(tmp_path: Path) -> None:
+    file = tmp_path / "past" / "found.json"
+    false = "for K in 2..12, q in simplex(K), y in label(K)\nclaim H(q) <= 2.39 + CE(q, y) * 0"
+    first = check_statement(law(false), 0, Effort(), Past(file))
+    assert first.outcome == "refuted"
+    again = check_statement(law(false), 0, Effort(), Past(file))
+    assert again.outcome == "refuted"
+    assert again.tried.examples == 0
+    assert again.counterexample is not None
+    assert again.counterexample.choices["K"] in (11, 12)
+    mended = law(false.replace("2.39", "log(K)"))
+    assert check_statement(mended, 0, QUICK, Past(file)).outcome == "holds"
+    other = law("for a in [0, 1]\nclaim a <= 2")
+    assert list(Past(file).of(other)) == []
+
+
+def test_a_file_that_holds_something_else_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    file.write_text('{"l": [{"choices": {}}]}')
+    with pytest.raises(UserError, match="no file of past counterexamples"):
+        Past(file)
+
+
+# --- laws for measuring ---
+
+LAWS = Path(__file__).parents[3] / "benchmarks" / "laws"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["unseen", "tuned", "held_out"])
+def test_falsehoods_of_the_measured_laws_are_found(file: str) -> None:
+    """All but b08: its counterexample is no float64, and finite sets are. The truths take too long for a test."""
+    path = LAWS / f"{file}.loss"
+    false = re.findall(r"^# expect: F.*\nlaw (\w+)", path.read_text(encoding="utf-8"), re.M)
+    assert len(false) >= 15
+    for found in (one for one in load_laws([str(path)]) if one.name in false and not one.name.startswith("b08")):
+        for n in range(len(found.first.statements)):
+            assert check_statement(found, n, Effort(seed=3)).outcome == "refuted", found.name
