@@ -57,8 +57,6 @@ class Hunt:
         return self._seen(n, x, self.layouts[n].evaluate(x))
 
     def _seen(self, n: int, x: Tensor, e: Evaluation) -> bool:
-        if len(e.violation) != len(x):  # nothing is quantified but whole numbers
-            x = x[:1]
         self.pools[n].add(x, e, self.g)
         return self.judge.rows(self.layouts[n], x, e)
 

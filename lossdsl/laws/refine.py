@@ -34,10 +34,15 @@ def refined(problem: Problem, assignment: Assignment) -> Assignment | None:
 
 
 def rounded(assignment: Assignment) -> Iterator[Assignment]:
-    """Numbers replaced by fractions of small denominators, where one is near to all of them."""
+    """Numbers replaced by the decimals that they print as, and by fractions of small denominators near to them."""
+    yield Assignment({name: tuple(map(_decimal, numbers)) for name, numbers in assignment.values.items()}, assignment.charts)
     for most in DENOMINATORS:
         values = {name: tuple(_fraction(v, most) for v in numbers) for name, numbers in assignment.values.items()}
         yield Assignment(values, assignment.charts)
+
+
+def _decimal(v: Any) -> Any:
+    return v if isinstance(v, int | Fraction) else Fraction(repr(v))
 
 
 def _fraction(v: Any, most: int) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from lossdsl.check.law_typed import Choice, TypedLaw
 from lossdsl.laws.catalogue import Law, excerpt
 from lossdsl.laws.exact_values import shown
@@ -16,6 +18,9 @@ from lossdsl.laws.shrink import shrunk
 from lossdsl.laws.strategies import explore
 from lossdsl.laws.suspects import Tally
 from lossdsl.laws.verdict import Counterexample, LawReport, Tried, Verdict
+
+CHOICES_ONLY = 40
+"""So many times the choices are tried where nothing else is quantified: each is one evaluation."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +79,19 @@ class _Search:
             if self.keep(hunt, hunt.judge.confirms(assignment)):
                 return
         budget = Budget(self.effort.work)
-        for n, typed in enumerate(shapes(self.law, self.effort.seed, self.effort.shapes)):
+        most = self.effort.shapes * (1 if self.law.first.quantities else CHOICES_ONLY)
+        for n, typed in enumerate(shapes(self.law, self.effort.seed, most)):
             if self.over(budget) or (n and budget.left < self.effort.work / 2):
                 break
             hunt = self.hunt(typed)
             if self.keep(hunt, _first_look(hunt, budget)):
                 return
+            if not typed.quantities:
+                continue
             if n < 2 and self.keep(hunt, self._examples(hunt, n)):
                 return
         turn = 0
-        while not self.over(budget):
+        while not self.over(budget) and any(h.problem.quantities for h in self.hunts.values()):
             hunt = self._next(turn)
             self.keep(hunt, _portion(hunt, turn, budget))
             turn += 1
@@ -108,12 +116,16 @@ class _Search:
 
 def _first_look(hunt: Hunt, budget: Budget) -> bool:
     hunt.judge.refill()
+    if not hunt.problem.quantities:
+        return hunt.look(0, torch.zeros(1, 0, dtype=torch.float64), budget)
     return hunt.sweep(768, budget) or hunt.evolve(512, 1, budget)
 
 
 def _portion(hunt: Hunt, turn: int, budget: Budget) -> bool:
     """One kind of search after the other."""
     hunt.judge.refill()
+    if not hunt.problem.quantities:
+        return False
     if hunt.problem.where and hunt.restore(budget):
         return True
     if hunt.ascend(budget) or hunt.evolve(1024, 4, budget):

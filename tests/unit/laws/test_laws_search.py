@@ -134,6 +134,14 @@ def test_of_many_choices_the_ends_and_some_between_are_tried() -> None:
     assert len(found) == len(set(found)) == 30
 
 
+def test_laws_about_whole_numbers_alone() -> None:
+    false = "for n in 1..900, m in {2, 3}\nclaim (n - 617)^2 + (m - 3)^2 > 0"
+    assert check_statement(law(false), 0, Effort()).outcome == "refuted"
+    verdict = check_statement(law(false.replace("m - 3", "m - 4")), 0, Effort())
+    assert verdict.outcome == "holds"
+    assert verdict.tried.shapes == 1800
+
+
 # --- hypotheses ---
 
 
