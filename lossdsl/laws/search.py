@@ -81,7 +81,7 @@ class _Search:
         budget = Budget(self.effort.work)
         most = self.effort.shapes * (1 if self.law.first.quantities else CHOICES_ONLY)
         for n, typed in enumerate(shapes(self.law, self.effort.seed, most)):
-            if self.over(budget) or (n and budget.left < self.effort.work / 2):
+            if self.over(budget) or (n and typed.quantities and budget.left < self.effort.work / 2):
                 break
             hunt = self.hunt(typed)
             if self.keep(hunt, _first_look(hunt, budget)):
