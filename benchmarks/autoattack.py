@@ -100,10 +100,9 @@ def square(case: Case, rows: Tensor) -> Tensor:
     stripes = SquareLinf(case.queries, 0.8).start(case.region(case.x[rows]), streams, 0)
     sides, channels = tuple(case.x.shape[2:]), case.x.shape[1]
 
-    def draws(i: int, query: int, side: int) -> tuple[int, int, list[float]]:
-        own = streams.rows(torch.tensor([i]))
-        row, column = corners(own, sides, (side, side))[0].tolist()
-        return row, column, signs(own, channels)[0].tolist()
+    def draws(examples: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        own = streams.rows(examples)
+        return corners(own, sides, (side, side)), signs(own, channels)
 
     with torch.no_grad():
         return published.square(case.at(rows, margin), stripes, draws, case.queries).correct

@@ -11,23 +11,20 @@ clock; --times puts CPU seconds in their place, measured by turns with updates o
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import math
-import sys
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median
 
+from pieces import accuracies, between, cell, lossdsl, put
 from update_time import BATCH, relative
 
 from lossdsl.assets import recipe_paths
-from lossdsl.cli import main as command_line
 from lossdsl.front import load
 from lossdsl.plan.cost import cost
 from lossdsl.run.data import DataRequest, load_data
 
-MARK = ("<!-- table -->\n", "<!-- end -->")
+MARK = "table"
 ATTACKS = ("fgsm", "pgd20")
 ROUNDS, VALIDATION = 5, 0.1
 COLUMNS = ["recipe", "clean", "FGSM", "PGD-20", "passes", "s/epoch"]
@@ -68,15 +65,6 @@ def others(recipe: str, seed: int, args: argparse.Namespace) -> list[str]:
     return [part.format(erm=erm) for part in HELPED.get(recipe, ())]
 
 
-def lossdsl(*arguments: str) -> str:
-    """The command line in this process, so that torch is imported once; what it prints."""
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        code = command_line(list(arguments))
-    if code:
-        sys.exit(code)
-    return printed.getvalue()
-
-
 def one(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """Clean and robust accuracy in percent of the best checkpoint of one run, and seconds per epoch."""
     out = args.out / f"{recipe}-{seed}"
@@ -88,9 +76,7 @@ def one(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
         )  # fmt: skip
         found: dict[str, float] = {}
         for attack in ATTACKS:
-            printed = lossdsl("evaluate", str(out), "--attack", attack, "--set", f"eps={args.eps}", "--format", "json", "--quiet")
-            (result,) = json.loads(printed)
-            found["clean"], found[attack] = 100 * result["clean"]["accuracy"], 100 * result["robust"]["accuracy"]
+            found["clean"], found[attack] = accuracies(out, attack, args.eps)
         result = json.loads((out / "result.json").read_text())
         found["seconds"] = result["seconds"] / result["epochs"]
         numbers.write_text(json.dumps(found))
@@ -119,10 +105,6 @@ def passes(recipe: str) -> str:
     return f"{forward} / {backward} / {found.full_backward}"
 
 
-def cell(values: list[float]) -> str:
-    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/table"))
@@ -138,7 +120,7 @@ def main() -> None:
     if args.times:
         rows = [row[:-2] for row in table_of(args.times)]
         seconds = retimed([row[0] for row in rows], args.eps)
-        put(args.times, [[*row, passes(row[0]), f"{seconds[row[0]]:.1f}"] for row in rows])
+        put(args.times, MARK, [COLUMNS, *([*row, passes(row[0]), f"{seconds[row[0]]:.1f}"] for row in rows)])
         return
     rows = []
     for recipe in args.recipes:
@@ -146,25 +128,14 @@ def main() -> None:
         accuracy = [cell([run[column] for run in runs]) for column in ("clean", *ATTACKS)]
         rows.append([recipe, *accuracy, passes(recipe), f"{median(run['seconds'] for run in runs):.1f}"])
         print(" | ".join(rows[-1]), flush=True)
-    put(args.page, rows)
+    put(args.page, MARK, [COLUMNS, *rows])
 
 
 def table_of(page: Path) -> list[list[str]]:
     """The rows of a page's table."""
     text = page.read_text()
-    lines = text[text.index(MARK[0]) + len(MARK[0]) : text.index(MARK[1])].strip().splitlines()[2:]
+    lines = text[between(text, MARK)].strip().splitlines()[2:]
     return [[part.strip() for part in line.strip("|").split("|")] for line in lines]
-
-
-def put(page: Path | None, rows: list[list[str]]) -> None:
-    """Replace the table of a page, or print it."""
-    table = "\n".join("| " + " | ".join(r) + " |" for r in [COLUMNS, ["---"] * len(COLUMNS), *rows]) + "\n"
-    if page is None:
-        print(table)
-        return
-    text = page.read_text()
-    start, end = text.index(MARK[0]) + len(MARK[0]), text.index(MARK[1])
-    page.write_text(text[:start] + table + text[end:])
 
 
 if __name__ == "__main__":

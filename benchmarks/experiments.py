@@ -12,17 +12,14 @@ repeated.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import re
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
-from lossdsl.cli import main as command_line
+from pieces import accuracies, cell, lossdsl, put
+
 from lossdsl.run.data import DataRequest, DataSet, dataset, load_data
 from lossdsl.run.examples import Split
 
@@ -96,15 +93,6 @@ EXPERIMENTS = {
 }
 
 
-def lossdsl(*arguments: str) -> str:
-    """The command line in this process, so that torch is imported once; what it prints."""
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        code = command_line(list(arguments))
-    if code:
-        sys.exit(code)
-    return printed.getvalue()
-
-
 def train(name: str, seed: int, plan: Experiment, args: argparse.Namespace) -> Path:
     """The directory of one run, trained to its end."""
     recipe, *own = plan.rows[name]
@@ -129,12 +117,8 @@ def tested(out: Path, plan: Experiment, args: argparse.Namespace) -> dict[str, f
     if not numbers.is_file():
         for which in ("best", "last"):
             for suite in plan.suites:
-                printed = lossdsl(
-                    "evaluate", str(out), "--checkpoint", which, "--attack", suite, "--set", f"eps={plan.eps}", "--format", "json",
-                    "--quiet", *root(args),
-                )  # fmt: skip
-                (result,) = json.loads(printed)
-                found[f"{which} clean"], found[f"{which} {suite}"] = 100 * result["clean"]["accuracy"], 100 * result["robust"]["accuracy"]
+                clean, robust = accuracies(out, suite, plan.eps, "--checkpoint", which, *root(args))
+                found[f"{which} clean"], found[f"{which} {suite}"] = clean, robust
         numbers.write_text(json.dumps(found))
     loaded: dict[str, float] = json.loads(numbers.read_text())
     return loaded
@@ -149,10 +133,6 @@ def validated(out: Path) -> dict[str, float]:
 
 
 VALIDATED = {"clean": "clean", "pgd10": "robust"}
-
-
-def cell(values: list[float]) -> str:
-    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
 def main() -> None:
@@ -173,15 +153,7 @@ def main() -> None:
         runs = [validated(out) if plan.scan else tested(out, plan, args) for out in outs]
         rows.append([name, *(cell([run[column] for run in runs]) for column in columns)])
         print(" | ".join(rows[-1]), flush=True)
-    table = "\n".join("| " + " | ".join(r) + " |" for r in [["", *columns], ["---"] * (len(columns) + 1), *rows]) + "\n"
-    if args.page:
-        text = args.page.read_text()
-        mark = f"<!-- {args.experiment} -->\n"
-        start = text.index(mark) + len(mark)
-        end = text.index("<!-- end -->", start)
-        args.page.write_text(text[:start] + table + text[end:])
-    else:
-        print(table)
+    put(args.page, args.experiment, [["", *columns], *rows])
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         "lossdsl.engine",
         "lossdsl.run",
         "lossdsl.sanity",
-        "lossdsl.diagnose.figures.style",
+        "lossdsl.diagnose.figures",
     ),
     # Games of numbers and vectors, and of models; their closures are the engine's.
     "lossdsl.games": (

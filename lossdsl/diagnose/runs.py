@@ -16,14 +16,25 @@ from lossdsl.diagnostics import UserError
 from lossdsl.front import Recipe, parse_recipe
 from lossdsl.run import metrics
 from lossdsl.run.checkpoint import Checkpoint, read_checkpoint
-from lossdsl.run.data import DataRequest, DataSet, load_data
+from lossdsl.run.data import DataSet
 from lossdsl.run.examples import Split
 from lossdsl.run.files import read_json
 from lossdsl.run.loop import METRICS
 from lossdsl.run.models import ModelInput, build_model
 from lossdsl.run.request import AttackChoice
 from lossdsl.run.rng import choose_device, seeded
-from lossdsl.run.stored import CHECKPOINTS, kept_epoch, kept_epochs, load_weights, read_manifest, weights_part
+from lossdsl.run.stored import (
+    CHECKPOINTS,
+    epoch_of,
+    kept_epoch,
+    kept_epochs,
+    load_weights,
+    open_run,
+    precision,
+    read_manifest,
+    trained_data,
+    weights_part,
+)
 from lossdsl.run.train import RESULT
 
 KEEP = "train it again with: lossdsl train ... --keep-epochs"
@@ -49,7 +60,7 @@ class OpenRun:
         self.about = read_manifest(path)
         self.identity: dict[str, Any] = self.about["identity"]
         self.device = choose_device(self.options.device)
-        self.dtype = torch.float64 if self.identity["train"]["precision"] == "float64" else torch.float32
+        self.dtype = precision(self.identity)
         self._data = data
 
     @property
@@ -73,22 +84,7 @@ class OpenRun:
     @cached_property
     def data(self) -> DataSet:
         """The data set it was trained on."""
-        if self._data is not None:
-            return self._data
-        known, options = self.identity["data"], self.options
-        name, root = known["name"], options.data_root or Path(known["root"])
-        if not known["root"] and name not in ("digits",):
-            raise UserError("was trained on tensors, which it does not hold", where=str(self.path), fix="pass data= in Python")
-        if options.data_root is not None and name.startswith("imagefolder:"):
-            name = f"imagefolder:{options.data_root}"
-        data = load_data(DataRequest(name, root, known["image_size"], options.workers))
-        if data.digest() != known["digest"]:
-            raise UserError(
-                "is not the data the run was trained on: its hash differs from the manifest's",
-                where=str(root),
-                fix="name the right files with --data-root",
-            )
-        return data
+        return self._data or trained_data(self.path, self.identity, self.options.data_root, self.options.workers)
 
     # --- checkpoints ---
 
@@ -97,9 +93,7 @@ class OpenRun:
         if which in CHECKPOINTS:
             path = self.path / f"{which}.safetensors"
             found = read_checkpoint(path)
-            state = found.state
-            epoch = int(state["best"]["epoch"]) if state.get("kind") == "best" else int(state["place"]["epoch"]) - 1
-            return Weights(path, epoch, found)
+            return Weights(path, epoch_of(found), found)
         word, _, number = which.partition(":")
         if word != "epoch" or not number.isdigit():
             raise UserError(f"there is no checkpoint {which!r}", where="--checkpoint", fix="write best, last or epoch:N")
@@ -131,8 +125,6 @@ class OpenRun:
 
     def others(self, weights: Weights) -> dict[str, nn.Module]:
         """The recipe's other models: the frozen ones from their own runs, the trained ones from the checkpoint."""
-        from lossdsl.run.stored import open_run
-
         found: dict[str, nn.Module] = {}
         for name, entry in self.identity.get("models", {}).items():
             if entry["frozen"]:

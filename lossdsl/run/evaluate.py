@@ -31,7 +31,7 @@ from lossdsl.run.protocols import Attack, CompileAttack
 from lossdsl.run.request import AttackChoice
 from lossdsl.run.results import FORMAT, Evaluation, known_result, masks_path, write_result
 from lossdsl.run.rng import choose_device, derive, seeded
-from lossdsl.run.stored import digest, load_weights, read_manifest, weights_part
+from lossdsl.run.stored import digest, epoch_of, load_weights, precision, read_manifest, trained_data, weights_part
 
 
 class SanityGate(Protocol):
@@ -127,8 +127,7 @@ class Subject:
 
     @property
     def epoch(self) -> int:
-        state = self.found.state
-        return int(state["best"]["epoch"]) if state.get("kind") == "best" else int(state["place"]["epoch"]) - 1
+        return epoch_of(self.found)
 
     @property
     def params(self) -> Mapping[str, float | int]:
@@ -139,10 +138,10 @@ def open_subject(request: EvaluateRequest, device: torch.device) -> Subject:
     """The model and the examples of a request. Raises UserError as `evaluate` does."""
     about = read_manifest(request.run)
     identity = about["identity"]
-    data = _data(request, identity["data"])
+    data = _data(request, identity)
     path = request.run / f"{request.which}.safetensors"
     found = read_checkpoint(path)
-    dtype = torch.float64 if identity["train"]["precision"] == "float64" else torch.float32
+    dtype = precision(identity)
     classes = len(about["data"]["classes"])
     if classes != data.num_classes:
         raise UserError(
@@ -232,22 +231,11 @@ def _key(request: EvaluateRequest, subject: Subject, attack: Attack, others: Seq
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _data(request: EvaluateRequest, known: Mapping[str, Any]) -> DataSet:
+def _data(request: EvaluateRequest, identity: Mapping[str, Any]) -> DataSet:
     """The run's own data, which must be unchanged, or what the request puts in its place."""
-    if isinstance(request.data, DataSet):
-        return request.data
-    if request.data is not None:
+    if isinstance(request.data, DataRequest):
         return load_data(request.data)
-    root = request.data_root or Path(known["root"])
-    name = f"imagefolder:{request.data_root}" if request.data_root and known["name"].startswith("imagefolder:") else known["name"]
-    data = load_data(DataRequest(name, root, known["image_size"], request.workers))
-    if data.digest() != known["digest"]:
-        raise UserError(
-            "is not the data the run was trained on: its hash differs from the manifest's",
-            where=str(root),
-            fix="name the right files with --data-root",
-        )
-    return data
+    return request.data or trained_data(request.run, identity, request.data_root, request.workers)
 
 
 def _split(request: EvaluateRequest, data: DataSet, share: float) -> Split:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lossdsl.diagnostics import UserError
 from lossdsl.run import manifest
 from lossdsl.run.checkpoint import Checkpoint, read_checkpoint
+from lossdsl.run.data import DataRequest, DataSet, load_data
 from lossdsl.run.files import read_json
 from lossdsl.run.models import ModelInput, build_model
 from lossdsl.run.rng import seeded
@@ -39,6 +40,38 @@ def kept_epochs(run: Path) -> list[int]:
 def weights_part(found: Checkpoint) -> str:
     """The part of a checkpoint that holds the weights to measure: the average where there is one."""
     return AVERAGE if any(name.startswith(f"{AVERAGE}/") for name in found.tensors) else "model"
+
+
+def epoch_of(found: Checkpoint) -> int:
+    """The epoch, counted from 1, whose weights a checkpoint "best" or "last" holds."""
+    state = found.state
+    return int(state["best"]["epoch"]) if state.get("kind") == "best" else int(state["place"]["epoch"]) - 1
+
+
+def precision(identity: Mapping[str, Any]) -> torch.dtype:
+    """What the run of a manifest's identity computes in."""
+    return torch.float64 if identity["train"]["precision"] == "float64" else torch.float32
+
+
+def trained_data(run: Path, identity: Mapping[str, Any], root: Path | None = None, workers: int = 0) -> DataSet:
+    """The data that a run was trained on, from its files; `root`: where they are now, if they have moved.
+
+    Raises UserError: trained on tensors, files missing, or a hash that differs from the manifest's.
+    """
+    known = identity["data"]
+    name: str = known["name"]
+    if not known["root"] and name != "digits":  # which needs no files
+        raise UserError("was trained on tensors, which it does not hold", where=str(run), fix="pass data= in Python")
+    if root is not None and name.startswith("imagefolder:"):
+        name = f"imagefolder:{root}"
+    data = load_data(DataRequest(name, root or Path(known["root"]), known["image_size"], workers))
+    if data.digest() != known["digest"]:
+        raise UserError(
+            "is not the data the run was trained on: its hash differs from the manifest's",
+            where=str(root or known["root"]),
+            fix="name the right files with --data-root",
+        )
+    return data
 
 
 def load_weights(model: nn.Module, found: Checkpoint, path: Path, part: str = "model") -> None:

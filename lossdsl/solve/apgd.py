@@ -7,40 +7,36 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lossdsl.solve.climb import Slope, SlopeClimber, climbed_slope
 from lossdsl.solve.problem import Problem, where_rows
 from lossdsl.solve.rows import per_example
-from lossdsl.solve.sight import Asked, Seen
+from lossdsl.solve.sight import Seen
 
 MOMENTUM = 0.75
 """alpha of eq. 2: the share of the new step; the rest is that of the last one. The first step has none of the rest."""
 
 
 @dataclass(frozen=True)
-class ApgdState:
+class ApgdState(Slope):
     """The run of every example; the counts of the window since the last checkpoint are the same for all and are numbers.
 
-    point: asked for next. previous: where the last step left from. best, best_gradient, best_value: x_max of the paper. size: the length
-    of the step. last: the objective where it was last evaluated; rises: how often it rose since the last checkpoint. reduced, best_then:
-    whether the step was halved at the last checkpoint, and the best objective there.
+    previous: where the last step left from. size: the length of the step. last: the objective where it was last evaluated; rises: how
+    often it rose since the last checkpoint. reduced, best_then: whether the step was halved at the last checkpoint, and the best objective
+    there. window, left: updates between the checkpoints, and before the next.
     """
 
-    point: Tensor
     previous: Tensor
-    best: Tensor
-    best_gradient: Tensor
-    best_value: Tensor
     size: Tensor
     last: Tensor
     rises: Tensor
     reduced: Tensor
     best_then: Tensor
-    taken: int
     window: int
     left: int
 
 
 @dataclass(frozen=True)
-class Apgd:
+class Apgd(SlopeClimber):
     """u = P(v + size * steepest(gradient)), v <- P(v + alpha (u - v) + (1 - alpha)(v - v_before)), size = 2 * radius at first.
 
     Checkpoints come after 0.22 of the steps and then after windows shorter by 0.03 each, down to 0.06. There, per example, the step is
@@ -50,13 +46,7 @@ class Apgd:
     with that of the start), "at most" includes equality, and a restart from the best point leaves the last step in the momentum.
     """
 
-    steps: int
     rho: float = 0.75
-
-    @property
-    def evaluations(self) -> int:
-        """The start and every update."""
-        return self.steps + 1
 
     def begin(self, problem: Problem, start: Tensor) -> ApgdState:
         """Nothing is known yet; the first window has 0.22 of the steps."""
@@ -65,33 +55,22 @@ class Apgd:
         window = max(int(0.22 * self.steps), 1)
         zero = torch.zeros_like(nothing)
         return ApgdState(
-            start, start, start, torch.zeros_like(start), nothing, 2 * problem.set.radii, zero, zero, yes, nothing, 0, window, window
+            start, start, nothing, torch.zeros_like(start), 0, start, 2 * problem.set.radii, zero, zero, yes, nothing, window, window
         )  # fmt: skip
-
-    def ask(self, problem: Problem, state: ApgdState) -> Asked:
-        """The iterate; its gradient is wanted if an update follows."""
-        return Asked(state.point, gradient=state.taken < self.steps)
-
-    def best(self, problem: Problem, state: ApgdState) -> tuple[Tensor, Tensor]:
-        """The point of the largest objective so far, the first among equals."""
-        return state.best, state.best_value
 
     def tell(self, problem: Problem, state: ApgdState, seen: Seen) -> ApgdState:
         """Notes what was found, looks whether the step has to be halved, and takes the next step."""
-        better = seen.value > state.best_value
-        best, value = where_rows(better, state.point, state.best), torch.where(better, seen.value, state.best_value)
-        state = replace(state, best=best, best_value=value)
+        state = climbed_slope(state, seen)
         if seen.gradient is None:
             return state
-        state = replace(state, best_gradient=where_rows(better, seen.gradient, state.best_gradient))
         if state.taken == 0:
-            return self._moved(problem, replace(state, best_then=value), state.point, seen.gradient)
+            return self._moved(problem, replace(state, best_then=state.best_value), state.point, seen.gradient)
         state = replace(state, rises=state.rises + (seen.value > state.last), last=seen.value, left=state.left - 1)
         if state.left > 0:
             return self._moved(problem, state, state.point, seen.gradient)
         state, halve = self._checkpoint(state)
         gradient = where_rows(halve, state.best_gradient, seen.gradient)
-        return self._moved(problem, state, where_rows(halve, best, state.point), gradient)
+        return self._moved(problem, state, where_rows(halve, state.best, state.point), gradient)
 
     def _checkpoint(self, state: ApgdState) -> tuple[ApgdState, Tensor]:
         """The next window, and where the step is halved."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lossdsl.solve.climb import Slope, SlopeClimber, climbed_slope
 from lossdsl.solve.problem import Problem, where_rows
 from lossdsl.solve.rows import per_example, rows
-from lossdsl.solve.sight import Asked, Seen
+from lossdsl.solve.sight import Seen
 
 FIRST_SHARE = 0.2
 """Share of the coordinates that the first steps move."""
@@ -22,23 +23,18 @@ SMALLEST = 10.0
 
 
 @dataclass(frozen=True)
-class SparseState:
-    """point: asked for next. best, best_gradient, best_value: of the largest objective. size: l1 length of the step. share: of the
-    coordinates that it moves. changed: how many the best point had changed at the last checkpoint."""
+class SparseState(Slope):
+    """size: l1 length of the step. share: of the coordinates that it moves. changed: how many the best point had changed at the last
+    checkpoint. left: updates before the next one."""
 
-    point: Tensor
-    best: Tensor
-    best_gradient: Tensor
-    best_value: Tensor
     size: Tensor
     share: Tensor
     changed: Tensor
-    taken: int
     left: int
 
 
 @dataclass(frozen=True)
-class SparseApgd:
+class SparseApgd(SlopeClimber):
     """v <- P(v + size * s / |s|_1), s the sign of the gradient on its largest coordinates, a `share` of them; P the exact projection.
 
     Every 0.04 of the steps, per example: the share becomes that of the coordinates the best point has changed, divided by 1.5. If these
@@ -46,45 +42,27 @@ class SparseApgd:
     by 1.5, down to a tenth of the radius. The step is the radius at first, the share 0.2, wherever the run starts.
     """
 
-    steps: int
-
-    @property
-    def evaluations(self) -> int:
-        """The start and every update."""
-        return self.steps + 1
-
     def begin(self, problem: Problem, start: Tensor) -> SparseState:
         """Nothing is known yet; all coordinates count as changed."""
         nothing = torch.full_like(problem.set.radii, -torch.inf)
         share, all_of_them = torch.full_like(nothing, FIRST_SHARE), torch.full_like(nothing, rows(start).shape[1])
-        return SparseState(start, start, torch.zeros_like(start), nothing, problem.set.radii, share, all_of_them, 0, self._window)
+        return SparseState(start, start, nothing, torch.zeros_like(start), 0, problem.set.radii, share, all_of_them, self._window)
 
     @property
     def _window(self) -> int:
         return max(int(0.04 * self.steps), 1)
 
-    def ask(self, problem: Problem, state: SparseState) -> Asked:
-        """The iterate; its gradient is wanted if an update follows."""
-        return Asked(state.point, gradient=state.taken < self.steps)
-
-    def best(self, problem: Problem, state: SparseState) -> tuple[Tensor, Tensor]:
-        """The point of the largest objective so far, the first among equals."""
-        return state.best, state.best_value
-
     def tell(self, problem: Problem, state: SparseState, seen: Seen) -> SparseState:
         """Notes what was found, adapts the step, and takes the next one."""
-        better = seen.value > state.best_value
-        best, value = where_rows(better, state.point, state.best), torch.where(better, seen.value, state.best_value)
-        state = replace(state, best=best, best_value=value)
+        state = climbed_slope(state, seen)
         if seen.gradient is None:
             return state
-        state = replace(state, best_gradient=where_rows(better, seen.gradient, state.best_gradient))
         at, gradient = state.point, seen.gradient
         if state.taken > 0:
             state = replace(state, left=state.left - 1)
             if state.left == 0:
                 state, sparser = self._checkpoint(problem, state)
-                at, gradient = where_rows(sparser, best, at), where_rows(sparser, state.best_gradient, gradient)
+                at, gradient = where_rows(sparser, state.best, at), where_rows(sparser, state.best_gradient, gradient)
         point = problem.set.project(at + per_example(state.size, at) * _sparse_direction(gradient, state.share))
         return replace(state, point=point, taken=state.taken + 1)
 

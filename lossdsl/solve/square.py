@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from lossdsl.solve import draws
+from lossdsl.solve.climb import Climb, Climber, climbed
 from lossdsl.solve.draws import ExampleStreams, Randomness
 from lossdsl.solve.input_set import InputSet
-from lossdsl.solve.problem import Problem, where_rows
+from lossdsl.solve.problem import Problem
 from lossdsl.solve.rows import per_example, rows
 from lossdsl.solve.sight import Asked, Seen
 
@@ -77,14 +78,11 @@ def window(corner: Tensor, sides: tuple[int, ...], square: tuple[int, ...]) -> T
 
 
 @dataclass(frozen=True)
-class SquareState:
-    """point: asked for next. best, best_value: the point of the largest objective. rows: of the streams. tried: [n, proposals] the query
+class SquareState(Climb):
+    """rows: of the streams. tried: [n, proposals] the query
     at which each square was last proposed, for squares of this size; None if there are too many. changed: the query at which the best
     point last changed. known: bool [n], the answer is known to be no better. query: how many have been answered."""
 
-    point: Tensor
-    best: Tensor
-    best_value: Tensor
     rows: Tensor
     streams: ExampleStreams
     changed: Tensor
@@ -95,7 +93,7 @@ class SquareState:
 
 
 @dataclass(frozen=True)
-class SquareLinf:
+class SquareLinf(Climber):
     """v <- the best point with one square moved by 2 * radius up or down in each channel, projected; kept if the objective grows.
 
     The start has vertical stripes of +- radius. A proposal that is the best point itself, or that was turned down since the best point
@@ -130,16 +128,10 @@ class SquareLinf:
         """The proposal."""
         return Asked(state.point, known=state.known if state.query >= 0 else None)
 
-    def best(self, problem: Problem, state: SquareState) -> tuple[Tensor, Tensor]:
-        """The point of the largest objective so far, the first among equals."""
-        return state.best, state.best_value
-
     def tell(self, problem: Problem, state: SquareState, seen: Seen) -> SquareState:
         """Keeps the proposal where it is better, and makes the next one."""
-        better = seen.value > state.best_value
-        best, value = where_rows(better, state.point, state.best), torch.where(better, seen.value, state.best_value)
-        changed = torch.where(better, state.query, state.changed)
-        state = replace(state, best=best, best_value=value, changed=changed, query=state.query + 1)
+        state, better = climbed(state, seen)
+        state = replace(state, changed=torch.where(better, state.query, state.changed), query=state.query + 1)
         return state if state.query >= self.queries else self._proposed(problem, state)
 
     def _proposed(self, problem: Problem, state: SquareState) -> SquareState:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lossdsl.diagnostics import UserError
 from lossdsl.solve import draws
+from lossdsl.solve.climb import Climb, Climber, climbed
 from lossdsl.solve.draws import ExampleStreams, Randomness
 from lossdsl.solve.input_set import InputSet
-from lossdsl.solve.problem import Problem, where_rows
+from lossdsl.solve.problem import Problem
 from lossdsl.solve.rows import per_example, rows, unit
 from lossdsl.solve.sight import Asked, Seen
 from lossdsl.solve.square import as_image, corners, pixels, share_of, signs, streams_of, window
@@ -25,19 +26,16 @@ TILES = 5
 
 
 @dataclass(frozen=True)
-class SquareL2State:
-    """point: asked for next. best, best_value: the point of the largest objective. rows: of the streams. query: how many were answered."""
+class SquareL2State(Climb):
+    """rows: of the streams. query: how many were answered."""
 
-    point: Tensor
-    best: Tensor
-    best_value: Tensor
     rows: Tensor
     streams: ExampleStreams
     query: int
 
 
 @dataclass(frozen=True)
-class SquareL2:
+class SquareL2(Climber):
     """v <- the best point, where one window takes a new pattern, with the norm of a second window, which becomes 0, and what is left of the
     radius; scaled to the radius and clipped; kept if the objective grows.
 
@@ -78,15 +76,9 @@ class SquareL2:
         """The proposal."""
         return Asked(state.point)
 
-    def best(self, problem: Problem, state: SquareL2State) -> tuple[Tensor, Tensor]:
-        """The point of the largest objective so far, the first among equals."""
-        return state.best, state.best_value
-
     def tell(self, problem: Problem, state: SquareL2State, seen: Seen) -> SquareL2State:
         """Keeps the proposal where it is better, and makes the next one."""
-        better = seen.value > state.best_value
-        best, value = where_rows(better, state.point, state.best), torch.where(better, seen.value, state.best_value)
-        state = replace(state, best=best, best_value=value)
+        state, _ = climbed(state, seen)
         if state.query == self.queries:
             return state
         return replace(state, point=self._proposed(problem.set, state), query=state.query + 1)

@@ -6,16 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.transforms import Bbox
 
+from lossdsl.diagnose.figures.labels import write_beside
 from lossdsl.diagnose.figures.style import canvas, drawing, legend_below, marks, save
 from lossdsl.sweep.collected import Collected, Row
 from lossdsl.sweep.grid import shown
-
-PLACES = tuple((dx, dy) for dy in (9, -10, 22, -23, 35, -36) for dx in (8, -8))
-"""Where a text may stand, in points from what it names, the best place first."""
 
 
 def draw_frontier(collected: Collected, out: Path) -> list[Path]:
@@ -38,7 +33,7 @@ def draw_frontier(collected: Collected, out: Path) -> list[Path]:
         if others:
             legend_below(figure, axes)
         points = [(_place(row), f"{first} = {shown(row.values[first])}") for rows in curves.values() for row in rows]
-        _write_beside(figure, axes, points)
+        write_beside(figure, axes, points)
         return save(figure, out)
 
 
@@ -65,23 +60,6 @@ def _draw_curve(axes: Axes, rows: list[Row], first: str, label: str, style: dict
 
 def _place(row: Row) -> tuple[float, float]:
     return 100 * (row.clean.mean or 0), 100 * (row.robust.mean or 0)
-
-
-def _write_beside(figure: Figure, axes: Axes, points: list[tuple[tuple[float, float], str]]) -> None:
-    """A text beside each point, at the first of PLACES where it hides no point and no other text."""
-    figure.draw_without_rendering()
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in axes.transData.transform([point for point, _ in points])]
-    for point, text in points:
-        note = axes.annotate(text, point, PLACES[0], textcoords="offset points", fontsize=9, va="center", zorder=4)
-        note.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
-        note.set_in_layout(False)
-        for place in PLACES:
-            note.set_position(place)
-            note.set_horizontalalignment("left" if place[0] > 0 else "right")
-            box = note.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
-                break
-        taken.append(box)
 
 
 def _caption(collected: Collected) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from lossdsl.diagnose.figures.labels import write_beside
 from lossdsl.diagnose.figures.style import COLOURS, HATCHES, LINES, legend_below, marks, panels, percent, same
 from lossdsl.diagnose.table import Table
 
@@ -65,15 +66,15 @@ def draw_frontier(table: Table) -> Figure:
     """Robust over clean accuracy, a curve for each recipe in the order of the param that its runs differ in; the best robust accuracy is a
     star (FAIT, fig. 1)."""
     figure, (panel,) = panels(1, width=5.6, height=4.0)
+    texts: list[tuple[tuple[float, float], str]] = []
     for number, (recipe, part) in enumerate(table.split("recipe").items()):
         rows = list(part)
         name, values = _swept([json.loads(str(row["params"])) for row in rows])
         order = sorted(range(len(rows)), key=lambda n: (values[n], n))
         clean, robust = ([float(rows[n][kind] or 0) for n in order] for kind in ("clean", "robust"))
         panel.plot(clean, robust, **marks(number), label=f"{recipe}, {name}" if name else recipe)
-        for n, at in zip(order, zip(clean, robust, strict=True), strict=True):
-            text = f"{values[n]:g}" if name else ""
-            panel.annotate(text, at, (-7, -13), textcoords="offset points", fontsize=9, zorder=6)
+        if name:
+            texts += [(at, f"{values[n]:g}") for n, at in zip(order, zip(clean, robust, strict=True), strict=True)]
         top = int(np.argmax(robust))
         panel.plot(clean[top], robust[top], "*", markersize=15, color=COLOURS[number % 7], markeredgecolor="black", zorder=5)
     panel.set(xlabel=table.label("clean"), ylabel=table.label("robust"))
@@ -81,6 +82,7 @@ def draw_frontier(table: Table) -> Figure:
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=1))
     legend_below(figure, panel, 2)
+    write_beside(figure, panel, texts)
     return figure
 
 

@@ -206,7 +206,7 @@ def test_evaluate_refuses_what_does_not_fit(run: Path, tmp_path: Path) -> None:
         ask(tmp_path)
     with pytest.raises(UserError, match="the data has 4 classes, the run was trained on 3"):
         ask(run, data=tiny_data(classes=4))
-    with pytest.raises(UserError, match="there is no data set 'tiny'"):
+    with pytest.raises(UserError, match="was trained on tensors"):
         ask(run, data=None)
     with pytest.raises(UserError, match="--limit: 0 examples"):
         ask(run, limit=0)
@@ -219,11 +219,15 @@ def test_evaluate_refuses_what_does_not_fit(run: Path, tmp_path: Path) -> None:
 
 
 def test_changed_data_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lossdsl.run.evaluate.load_data", lambda request: tiny_data(seed=1))
+    monkeypatch.setattr("lossdsl.run.stored.load_data", lambda request: tiny_data(seed=1))
     train(make_request(tmp_path / "run"))
+    manifest = tmp_path / "run" / "manifest.json"
+    about = json.loads(manifest.read_text())
+    about["identity"]["data"]["root"] = "elsewhere"  # as of data with files
+    manifest.write_text(json.dumps(about))
     with pytest.raises(UserError, match="is not the data the run was trained on"):
         ask(tmp_path / "run", data=None)
-    monkeypatch.setattr("lossdsl.run.evaluate.load_data", lambda request: tiny_data())
+    monkeypatch.setattr("lossdsl.run.stored.load_data", lambda request: tiny_data())
     assert ask(tmp_path / "run", data=None).clean.total == 40
 
 
