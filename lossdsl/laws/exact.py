@@ -73,6 +73,12 @@ def _relative(c: Comparison) -> Any:
     return abs(c.left - c.right) / (1 + abs(c.left) + abs(c.right))
 
 
+class _Runs(dict[int, "Run"]):
+    """The evaluations of one assignment, by their digits. sure: one precision decides nothing alone."""
+
+    sure = False
+
+
 class Exact:
     """The relations of one statement, evaluated for one assignment at a time."""
 
@@ -82,8 +88,16 @@ class Exact:
         self._kept: list[Typed] = []
 
     def confirm(self, values: Mapping[str, tuple[Any, ...]], charts: Mapping[str, str], near: bool = False) -> Confirmation:
-        """near: hypotheses may be missed by 1e-100 of their sides, as Newton's method leaves them."""
-        runs: dict[int, Run] = {}
+        """near: hypotheses may be missed by 1e-100 of their sides, as Newton's method leaves them. A counterexample is one at two
+        precisions: how far rounding carries through squares and quotients is not followed, and it gets smaller with more digits."""
+        runs = _Runs()
+        found = self._confirmed(values, charts, near, runs)
+        if not found.refuted:
+            return found
+        runs.sure = True
+        return self._confirmed(values, charts, near, runs)
+
+    def _confirmed(self, values: Mapping[str, tuple[Any, ...]], charts: Mapping[str, str], near: bool, runs: _Runs) -> Confirmation:
         hypotheses: bool | None = True
         for r in self.where:
             found: list[Comparison] = []
@@ -98,10 +112,10 @@ class Exact:
 
     def violated(self, values: Mapping[str, tuple[Any, ...]], charts: Mapping[str, str]) -> bool:
         """Does the relation fail, whether or not the hypotheses hold?"""
-        return self._decide(self.relation, values, charts, {}, []) is False
+        return self._decide(self.relation, values, charts, _Runs(), []) is False
 
     def _decide(
-        self, r: Relation, values: Any, charts: Any, runs: dict[int, Run], found: list[Comparison], ties: tuple[str, ...] = STRICT
+        self, r: Relation, values: Any, charts: Any, runs: _Runs, found: list[Comparison], ties: tuple[str, ...] = STRICT
     ) -> bool | None:
         if r.parts:
             parts = [self._decide(p, values, charts, runs, found, ties) for p in r.parts]
@@ -113,19 +127,21 @@ class Exact:
         return comparison.holds
 
     def _compare(
-        self, op: str, left: Typed, right: Typed, values: Any, charts: Any, runs: dict[int, Run], ties: tuple[str, ...]
+        self, op: str, left: Typed, right: Typed, values: Any, charts: Any, runs: _Runs, ties: tuple[str, ...]
     ) -> Comparison:
         """More digits until the difference is larger than its own error, or so small that it is 0; all digits for a tie if the
         relation is one of `ties`. It breaks no relation where numbers were too far apart for any digits (1 + e^-1e15 > 1 and
         log(1 + e^-1e15) == e^-1e15 - e^-2e15 / 2 + ... hold)."""
         settles, measured = (self.holds_a(left, *ops) or self.holds_a(right, *ops) for ops in (("limit",), ("solution", "final")))
         jumps = _jumps(left) or _jumps(right)
-        before = None
+        before = agreed = None
         comparison = Comparison(None, mp.nan, mp.nan, 0)
         for digits in DIGITS:
             with mp.workdps(digits):
                 try:
-                    run = runs.setdefault(digits, Run(self, values, charts, digits))
+                    if digits not in runs:
+                        runs[digits] = Run(self, values, charts, digits)
+                    run = runs[digits]
                     a, b = run.number(left), run.number(right)
                 except (OverflowError, MemoryError):
                     return comparison
@@ -133,10 +149,10 @@ class Exact:
                     return Comparison(None, a, b, digits)
                 slack = run.largest * mpf(10) ** (5 - digits)
                 sign = _sign_up_to(a, b) if measured else _sign_at_limit(a, b, before) if settles else _sign(a, b, before, slack, run)
-                tied = sign == 0 and op in ties
+                tied = (sign == 0 and op in ties) or (runs.sure and (sign != agreed or run.lost))
                 doubtful = run.lost and (sign is None or (sign == 0 and op in STRICT))
                 comparison = Comparison(doubtful or (None if sign is None else _holds(op, sign)), a, b, digits, doubtful)
-                before = a, b
+                before, agreed = (a, b, slack), sign
             if sign is not None and not doubtful and not (jumps and run.lost) and (not tied or settles or measured):
                 return comparison
         return comparison
@@ -171,18 +187,20 @@ def _of_domain(exact: Exact, domain: Domain) -> frozenset[Any]:
     return exact.free(domain.expr) if domain.expr is not None else frozenset()
 
 
-def _sign(a: Any, b: Any, before: tuple[Any, Any] | None, slack: Any, run: Run) -> int | None:
+def _sign(a: Any, b: Any, before: tuple[Any, Any, Any] | None, slack: Any, run: Run) -> int | None:
     """Of a - b, where the difference is larger than its own rounding, or with the most digits the same as with fewer. 0 where it vanishes
-    with more digits: it is nothing, less than 1e-100 of the sides, or far less than before. None if more digits are needed."""
+    with more digits: it is nothing, less than 1e-100 of the sides, or far less than before. None if more digits are needed.
+    before: the sides and the rounding at the last precision."""
     if not (isfinite(a) and isfinite(b)):
         return int(a > b) - int(a < b)
     difference = a - b
     sign = (difference > 0) - (difference < 0)
-    if abs(difference) > slack:
+    earlier, known = (before[0] - before[1], before[2]) if before is not None else (mpf(0), mpf(0))
+    shrinks = abs(earlier) > known and abs(difference) < abs(earlier) * mpf(10) ** -10
+    if abs(difference) > slack and not shrinks:
         return int(sign)
     if before is None or run.digits < ENOUGH:
         return None
-    earlier = before[0] - before[1]
     if sign and not run.lost and run.digits == DIGITS[-1] and abs(difference - earlier) <= abs(difference) * mpf(10) ** -10:
         return int(sign)
     nothing = max(max(abs(a), abs(b)) * mpf(10) ** -100, abs(earlier) * mpf(10) ** -30)
@@ -195,7 +213,7 @@ def _sign_up_to(a: Any, b: Any) -> int:
     return 0 if close else 1 if a > b else -1
 
 
-def _sign_at_limit(a: Any, b: Any, before: tuple[Any, Any] | None) -> int | None:
+def _sign_at_limit(a: Any, b: Any, before: tuple[Any, Any, Any] | None) -> int | None:
     """Sides that are limits are compared at two points of their sequence: what has settled, and what is still on its way."""
     if before is None or not (isfinite(a) and isfinite(b)):
         return None if before is None else (a > b) - (a < b)

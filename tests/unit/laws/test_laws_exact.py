@@ -62,11 +62,14 @@ MORE = {
     "gradient by a number": "grad(b: sin(b) * tanh(b)^3 + log(1 + b^2) / (2 + cos(u, v)) + relu(b) * exp(-abs(b)) + sqrt(1 + b^2))",
     "gradient by logits": "dot(w, grad(z: KL(softmax(z) || p2) + hinge(z, y) + max(j != y: z[j]) + logsumexp(j: z[j])))",
     "gradient by a vector": "dot(v, grad(t = u: norm(t, 2)^3 + dot(t, v) / (1 + norm(t, 1)) + norm(project(t, l2(v, 0.5)), 1)))",
+    "gradient through a projection": "dot(v, grad(t = u: dot(project(t, l1(v, 0.5)), v) + norm(project(0.2 * t, linf(0.1 * v, 0.5)), 2)))",
     "second derivative": "grad(b: sin(a * b) + grad(s = a: exp(s * b) * tanh(s) + s^3 * b^2))",
     "stopped": "grad(b: stop(b) * b^2)",
     "complement": "-log(1 - max(k != y: softmax(z)[k]))",
 }  # fmt: skip
 OF_NETWORKS = {
+    "projections met with the domain": "sum(i in 0..1: sin(9 * project(3 * x' - 2 * x, l2(x, 0.3))[i]) + sin(7 * project(4 * x' - 3 * x, l1(x, 0.2))[i]))",
+    "through a projection": "norm(grad(v = x': norm(project(5 * v - 3 * x, l2(x, 0.3)) - x', 2)^2 + norm(project(4 * v - 3 * x, l1(x, 0.2)), 2)), 1)",
     "logits": "f(x)[y] + p(x')[y] + CE(f(x'), y)",
     "by the input": "norm(grad(x: CE(f(x), y)), 2) + norm(grad(v = x': KL(p(x) || p(v))), 1)",
     "by the weights": "norm(grad(theta: CE(f(x), y)), 2)",
@@ -224,3 +227,15 @@ def test_ends_of_intervals_are_exact_too() -> None:
 @pytest.mark.parametrize("claim", ["(1 + t <= 1) == 0", "if(1 + t > 1, t, 1) == t", "sign(1 + t - 1) == 1"])
 def test_a_number_lost_in_a_sum_tips_no_comparison(claim: str) -> None:
     assert problem(f"for t in reals\nclaim {claim}").confirm(assignment(t=3.0e-239)).holds is True
+
+
+@pytest.mark.parametrize("power", [2, 3])
+def test_rounding_that_a_power_carries_on_refutes_nothing(power: int) -> None:
+    found = problem(f"for t in [0, 1], u in reals\nclaim ((1 - t) * u + t * u - u)^{power} == 0")
+    assert not found.confirm(assignment(t=Fraction(1, 3), u=-2.0e89)).refuted
+
+
+def test_the_terms_of_a_sum_round_too() -> None:
+    w = [Fraction(-151795292, 3), 50598416.0, 0.0, Fraction(151795292, 3)]
+    found = problem("for v in vector(4), w in vector(4), a in reals\nclaim dot(a * w, v) == a * dot(w, v)")
+    assert not found.confirm(assignment(v=[-101196853.0, 50598423.0, 0.0, -151795257.0], w=w, a=Fraction(31, 3))).refuted
