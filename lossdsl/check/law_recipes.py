@@ -97,9 +97,10 @@ class _Rewriting:
         return self.done[id(node)]
 
     def same(self, node: Typed) -> Typed:
-        """The same operation of rewritten parts."""
+        """The same operation of rewritten parts; of constants, where a law puts a number in the place of a draw, a constant."""
         args = tuple(self.expression(a) for a in node.args)
-        return replace(node, args=args, span=self.e.span)
+        constant = node.kind is Kind.REAL and args and all(a.kind is Kind.CONST for a in args)
+        return replace(node, args=args, span=self.e.span, kind=Kind.CONST if constant else node.kind)
 
     def quantified(self, name: str, what: str) -> Typed:
         binding = self.scope.get(name)
@@ -204,6 +205,10 @@ def _solution(
     wanted = [level for level in inputs if of in (None, level.var)]
     if not wanted:
         raise _CannotError("it has no such level over inputs", "name one: of = x'")
+    if any(level.solver.until is not None for level in inputs):
+        raise _CannotError("its examples leave early, and those of a law have weights of their own", "choose a recipe without until")
+    if any(level.solver.start_kind == "previous" for level in inputs):
+        raise _CannotError("it starts where the last batch ended, and a law has none", "choose a recipe with another start")
     r = _Rewriting(self, recipe, e, scope)
     if "f" not in self.networks or recipe.models:
         raise _CannotError("its solver runs on one small network f", "quantify over it: for f in network")

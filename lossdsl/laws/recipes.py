@@ -21,6 +21,8 @@ from lossdsl.solve import ExampleStreams
 
 SEED = 0
 """Of every draw that a solver makes: equal assignments have equal solutions."""
+LARGEST = 1e60
+"""Weights up to which float64 has a gradient of a small network; beyond, a solution is no number, and an example with it says nothing."""
 Pairs = tuple[tuple[str, float], ...]
 
 
@@ -50,9 +52,11 @@ def solution(theta: Tensor, x: Tensor, y: Tensor, recipe: str, params: Pairs, va
     """The lower solution `var` of a recipe, [B, d], for networks theta [B, P] at x [B, d] with labels y [B]."""
     rows, step = _compiled(recipe, params, shape)
     rows.theta = theta.detach().expand(len(x), -1)
+    beyond = ~(rows.theta.abs() <= LARGEST).all(1, keepdim=True)
+    rows.theta = rows.theta.masked_fill(beyond, 0.0)
     streams = ExampleStreams.of(SEED, torch.zeros_like(y))  # every row draws the same, whatever stands beside it
     found: Tensor = step.solve(x.detach(), y, generator=streams)[var]
-    return found.detach()
+    return found.detach().masked_fill(beyond, torch.nan)
 
 
 @cache

@@ -9,6 +9,7 @@ import pytest
 from law_tools import assignment, law, problem, random_numbers, rows
 
 from lossdsl.cli import main
+from lossdsl.diagnostics import RecipeError
 from lossdsl.front import check_source
 from lossdsl.laws.catalogue import laws_of, load_laws
 from lossdsl.laws.python_laws import python_laws
@@ -80,6 +81,15 @@ def test_equal_objectives_of_recipes() -> None:
     assert any(other.confirm(rows(other, flat, n)).refuted for n in range(10))
 
 
+def test_a_number_may_stand_for_a_draw() -> None:
+    """ELLE's point between two others, at one of them."""
+    text = "for f in network, x in input, d in linf(0, 0.1), a in linf(0, 0.1), b in linf(0, 0.1), t in {0, 1, 1/2}, y in label\n"
+    ends, middle = (problem(text + "claim objective(elle, lambda = 9) == CE(f(x + d), y)", t=t) for t in (1, 1 / 2))
+    flat = random_numbers(ends, 6)
+    assert all(ends.confirm(rows(ends, flat, n)).holds for n in range(6))
+    assert middle.evaluate(flat).suspicious.any() and any(middle.confirm(rows(middle, flat, n)).refuted for n in range(6))
+
+
 def test_iterates_are_members_of_a_family() -> None:
     """FAIT with the separating iterate at x is TRADES."""
     text = "for f in network, x in input, x'[0..10] in linf(x, 0.1), y in label\nclaim objective(fait, lambda = 6, I = 2) >= 0"
@@ -94,6 +104,19 @@ def test_solutions_are_those_of_the_engine_and_do_not_depend_on_the_batch() -> N
     for n in range(5):
         alone = found.evaluate({name: v[n : n + 1] for name, v in flat.items()}).violation
         assert float(alone[0]) == float(together[n])
+
+
+def test_a_solution_at_weights_beyond_float64_is_no_number() -> None:
+    found = problem("for f in network, x in input, y in label\nclaim norm(solution(pgd_at, eps = 0.1, step = 0.05) - x, inf) <= 0.1")
+    flat = random_numbers(found, 4)
+    flat["theta"][1] = 1e300
+    assert found.evaluate(flat).violation.isnan().tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize(("recipe", "reason"), [("fat", "its examples leave early"), ("free_at", "it starts where the last batch ended")])
+def test_solutions_that_depend_on_other_examples_or_batches(recipe: str, reason: str) -> None:
+    with pytest.raises(RecipeError, match=reason):
+        laws_of(Source(f"law l\nfor f in network, x in input, y in label\nclaim norm(solution({recipe}) - x, inf) <= 1\n", "l.loss"))
 
 
 def test_the_last_point_of_a_game() -> None:
