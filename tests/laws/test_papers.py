@@ -14,10 +14,11 @@ from lossdsl.syntax import tree as t
 STATEMENTS = {"A": 36, "F": 25, "C": 23, "D": 32, "E": 28}
 """Of the papers, by the letter of their ids."""
 FILES = law_paths()
+PAPERS = {"beta", "fast_bat", "slides", "fait", "bat"}
 
 
 def test_files_by_paper() -> None:
-    assert set(FILES) == {"beta", "fast_bat", "slides", "fait", "bat"}
+    assert set(FILES) >= PAPERS
 
 
 @pytest.mark.parametrize("name", FILES)
