@@ -25,6 +25,8 @@ from lossdsl.solve.input_set import InputSet
 from lossdsl.solve.rows import largest, unit
 
 ONLY = ("all", "matrices")
+TINY = 1e-60
+"""Weights, and radii, below this count as 0: fourth powers of their inverses are no float64."""
 
 
 class Layout:
@@ -58,7 +60,6 @@ class Layout:
         parts = point[0].split(self.sizes)
         return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
 
-
 class WeightSet(InputSet):
     """{center + v : |v_b / scale_b|_2 <= radius in every block b}; see the table above.
 
@@ -68,7 +69,7 @@ class WeightSet(InputSet):
 
     def __init__(self, center: Tensor, radius: float | Tensor, scale: Tensor, blocks: Sequence[int], even: bool) -> None:
         super().__init__(center, radius)
-        self._scale, self._blocks, self._even = scale.detach(), tuple(blocks), even
+        self._scale, self._blocks, self._even = scale.detach().masked_fill(scale < TINY, 0.0), tuple(blocks), even
         self._free = self._scale > 0
         self._sizes = self._block_norms(self.center * self._free)  # what rounding scales with
 
@@ -151,7 +152,7 @@ def _onto_ellipsoid(offset: Tensor, scale: Tensor, radius: float) -> Tensor:
     v = offset * scale^2 / (scale^2 + t) with the t > 0 that meets the radius: Newton's method on 1 / |v(t) / scale| - 1 / radius, a
     concave function of t, climbs from t = 0 without overshooting (More and Sorensen 1983, section 3).
     """
-    if radius == 0:
+    if radius < TINY:
         return torch.zeros_like(offset)
     squared = scale.square()
     relative = torch.where(scale > 0, offset / scale, 0.0)

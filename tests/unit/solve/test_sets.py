@@ -145,6 +145,14 @@ def test_l2_maximiser_with_slopes_so_unequal_that_their_squares_underflow(radius
     assert best[0].tolist() == pytest.approx([0.6, second, 0.0], abs=1e-6)
 
 
+@pytest.mark.parametrize("small", [1e-7, 1e-9, 1e-38])
+def test_l2_maximiser_where_one_coordinate_takes_the_whole_radius(small: float) -> None:
+    """What is left for the other one is lost to rounding; the first must not stay behind for it."""
+    members = L2(torch.tensor([[1.0, 0.0]]).double(), 0.4, UNIT)
+    best = members.linear_maximiser(torch.tensor([[-small, 4.0]]).double(), members.center)
+    assert best[0].tolist() == pytest.approx([1.0, 0.4], abs=1e-6)
+
+
 def test_l1_projection_where_the_threshold_itself_would_cancel() -> None:
     members = L1(torch.zeros(2, 2), 1.0, Domain(-0.5, 10.0))
     projected = members.project(torch.tensor([[1e30, 1e30], [-1e30, 1.0]]))

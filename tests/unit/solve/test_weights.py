@@ -178,6 +178,14 @@ def test_projection_is_the_nearest_point(name: str, only: str, radius: float, si
         assert float(((point - projected) * (other - projected)).sum()) <= 1e-9 * (1 + size)
 
 
+def test_weights_whose_squares_are_no_numbers_count_as_zero() -> None:
+    layout = Layout([("w", torch.zeros(3))])
+    center = torch.tensor([[1.0, 1e-200, 1e-282]], dtype=torch.float64)
+    members = WEIGHT_SETS["adaptive"](layout, center, 0.5)
+    assert members.project(center + 2.0)[0].tolist() == [1.5, 1e-200, 1e-282]
+    assert torch.equal(WEIGHT_SETS["adaptive"](layout, center, 1e-300).project(center + 2.0), center)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_points_inside_come_back_bit_by_bit(name: str, weights: dict[str, Tensor]) -> None:
     _, _, members = built(name, weights, 0.2)
