@@ -27,7 +27,7 @@ def l2_sizes(slopes: Tensor, room: Tensor, radius: Tensor) -> Tensor:
     saturated = room.gather(1, order).square_().cumsum_(1)
     free = slopes.gather(1, order).square_().flip(1).cumsum_(1).flip(1)
     saturated, free = _padded(saturated, front=True), _padded(free, front=False)  # column k: the first k coordinates are at their room
-    least = _padded(breaks.clone(), front=True)  # of s with the first k at their room: below it, rounding has eaten what is left of the radius
+    least = _padded(breaks.clone(), front=True)  # the least s with the first k at their room, whatever rounding has left of the radius
     reached = saturated[:, 1:] + breaks.square_() * free[:, 1:]  # squared norm at the k-th breakpoint
     count = (reached <= 1.0).sum(1, keepdim=True)
     scale = ((1.0 - saturated.gather(1, count)) / free.gather(1, count)).sqrt_().nan_to_num_(nan=0.0, posinf=_LARGE)

@@ -1,4 +1,5 @@
-"""Sets of inputs: projections, directions, maximisers and draws against slow references written another way."""
+"""Sets of inputs: projections, directions, maximisers and draws against slow references written another way. That projections are nearest and
+bring no two points apart, and that maximisers are best, are laws: recipes/laws/sets.loss and sets.py."""
 
 from __future__ import annotations
 
@@ -64,26 +65,17 @@ def balls(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Domain | None]:
     return center, radius, point, draw(st.sampled_from([None, UNIT]))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [L2, L1])
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(case=balls())
-def test_projection_is_the_nearest_point(kind: type[InputSet], case: tuple[Tensor, Tensor, Tensor, Domain | None]) -> None:
+def test_projection_against_bisection(kind: type[InputSet], case: tuple[Tensor, Tensor, Tensor, Domain | None]) -> None:
     center, radius, point, domain = case
     members = kind(center, radius, domain)
     projected = members.project(point)
     assert members.contains(projected, 1e-14).all()
-    assert torch.allclose(members.project(projected), projected, rtol=0, atol=1e-14)
-    if kind is not Linf:
-        lo, hi = (0.0, 1.0) if domain else (-math.inf, math.inf)
-        expected = bisected(kind, center, radius, lo, hi, point)
-        assert torch.allclose(projected, expected, rtol=1e-11, atol=1e-11)
-    for seed in range(5):  # the variational inequality <point - Pv, u - Pv> <= 0 for every u of the set
-        other = members.sample(generator(seed)) if seed else members.corner(generator(seed))
-        size = 1 + (point - center).abs().amax(1)
-        assert (((point - projected) * (other - projected)).sum(1) <= 1e-11 * size).all()
-    moved = point + 0.3 * torch.randn(point.shape, generator=generator(9), dtype=point.dtype)
-    shorter = torch.linalg.vector_norm(members.project(moved) - projected, dim=1)
-    assert (shorter <= torch.linalg.vector_norm(moved - point, dim=1) + 1e-11).all()
+    lo, hi = (0.0, 1.0) if domain else (-math.inf, math.inf)
+    expected = bisected(kind, center, radius, lo, hi, point)
+    assert torch.allclose(projected, expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -284,22 +276,6 @@ def test_l2_maximiser_is_the_limit_of_projections(case: tuple[Tensor, Tensor, Te
     reference = bisected(L2, center, radius, lo, hi, center + 1e7 * gradient)
     assert L2(center, radius, domain).contains(found, 1e-14).all()
     assert torch.allclose((gradient * found).sum(1), (gradient * reference).sum(1), rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(case=balls())
-def test_no_point_of_the_set_beats_the_maximiser(kind: type[InputSet], case: tuple[Tensor, Tensor, Tensor, Domain | None]) -> None:
-    center, radius, point, domain = case
-    members = kind(center, radius, domain)
-    gradient = (point - center).masked_fill(torch.rand(point.shape, generator=generator(4)) < 0.3, 0.0)
-    at = members.project(point)
-    best = members.linear_maximiser(gradient, at)
-    assert members.contains(best, 1e-14).all()
-    for seed in range(6):
-        other = members.project(center + 10**seed * torch.randn(center.shape, generator=generator(seed), dtype=center.dtype))
-        gap = (gradient * (best - other)).sum(1)
-        assert (gap >= -1e-12 * (1 + gradient.abs().sum(1))).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,38 +1,15 @@
-"""The simplex: projection against its optimality conditions, vertices, uniform draws."""
+"""The simplex: projections by hand, vertices, uniform draws. That projections are nearest, and maximisers best, are laws: recipes/laws/sets.py."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
 from lossdsl.solve import Linear, Pgd, Problem, Simplex, solve
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@st.composite
-def points(draw: st.DrawFn) -> Tensor:
-    n, k = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 3, 10]))
-    g = generator(draw(st.integers(0, 10**6)))
-    point = draw(st.sampled_from([1e-3, 1.0, 30.0, 1e9])) * torch.randn(n, k, generator=g, dtype=torch.float64)
-    return torch.where(torch.rand(n, k, generator=g) < 0.3, point[:, :1], point)
-
-
-@settings(max_examples=80, deadline=None, derandomize=True)
-@given(point=points())
-def test_projection_is_the_nearest_point(point: Tensor) -> None:
-    members = Simplex(point)
-    projected = members.project(point)
-    assert members.contains(projected, 1e-12).all()
-    assert torch.allclose(members.project(projected), projected, rtol=0, atol=1e-13)
-    size = 1 + point.abs().amax(1)
-    for vertex in torch.eye(point.shape[1], dtype=torch.float64):
-        assert (((point - projected) * (vertex - projected)).sum(1) <= 1e-12 * size).all()
 
 
 def test_projection_by_hand() -> None:

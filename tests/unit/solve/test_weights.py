@@ -1,4 +1,5 @@
-"""Sets over weights: the published perturbations, projections from optimality conditions, and the flat layout."""
+"""Sets over weights: the published perturbations, what may move, and the flat layout. That projections are nearest, and maximisers best, are laws:
+recipes/laws/sets.py."""
 
 from __future__ import annotations
 
@@ -162,20 +163,15 @@ def test_a_zero_gradient_stays(name: str, weights: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("only", ["all", "matrices"])
 @pytest.mark.parametrize("radius", [0.0, 1e-3, 0.5, 3.0])
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
-def test_projection_is_the_nearest_point(name: str, only: str, radius: float, size: float, weights: dict[str, Tensor]) -> None:
+def test_projections_move_what_may_move(name: str, only: str, radius: float, size: float, weights: dict[str, Tensor]) -> None:
     layout, center, members = built(name, weights, radius, only=only)
     point = random_point(center, 7, size)
     projected = members.project(point)
     assert members.contains(projected, 1e-13).all()
-    assert torch.allclose(members.project(projected), projected, rtol=0, atol=1e-13 * (1 + radius))
     views = layout.views(projected)
     for k in ("bias", "scale"):
         assert only == "all" or torch.equal(views[k], weights[k])
     assert name == "l2" or torch.equal(views["dead"], weights["dead"])
-    for seed in range(20):  # <point - P, u - P> <= 0 for every u of the set
-        other = members.sample(generator(seed)) if seed % 2 else members.corner(generator(seed))
-        assert members.contains(other, 1e-13).all()
-        assert float(((point - projected) * (other - projected)).sum()) <= 1e-9 * (1 + size)
 
 
 def test_weights_whose_squares_are_no_numbers_count_as_zero() -> None:
@@ -219,7 +215,7 @@ def test_l2_is_the_ball_over_inputs(weights: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("only", ["all", "matrices"])
-def test_directions_and_maximisers_are_the_best(name: str, only: str, weights: dict[str, Tensor]) -> None:
+def test_maximisers_are_at_the_radius_along_the_direction(name: str, only: str, weights: dict[str, Tensor]) -> None:
     _, center, members = built(name, weights, 0.4, only=only)
     for seed in range(10):
         g = random_point(torch.zeros_like(center), seed, 2.0)
@@ -227,11 +223,6 @@ def test_directions_and_maximisers_are_the_best(name: str, only: str, weights: d
         assert torch.allclose(members.norm(direction), torch.ones(1).double())
         assert torch.allclose(best, center + 0.4 * direction)
         assert torch.allclose(members.distance(best), torch.tensor([0.4]).double())
-        assert members.contains(best, 1e-13).all()
-        for other_seed in range(20):
-            other = members.corner(generator(other_seed))
-            assert float((g * (other - best)).sum()) <= 1e-12
-        assert float((g * members.project(center + 100 * g)).sum()) <= float((g * best).sum()) + 1e-12
 
 
 @pytest.mark.parametrize("name", NAMES)
