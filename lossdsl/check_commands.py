@@ -15,8 +15,9 @@ from typing import IO
 from lossdsl.arguments import FINDINGS, OK, USAGE, Parser, add_set, parse_settings, standard_input, whole_number
 from lossdsl.assets import attack_paths, game_paths, recipe_paths
 from lossdsl.check.typed import TypedRecipe
+from lossdsl.checked import CheckedFile
 from lossdsl.diagnostics import Diagnostic, Edit, UserError, did_you_mean
-from lossdsl.front import CheckedFile, check_declaration, check_source, load, read_source
+from lossdsl.front import check_declaration, check_source, load, read_source
 from lossdsl.render import render_json, render_line, render_summary, render_text
 from lossdsl.source import Source
 from lossdsl.syntax import tree as t

@@ -23,6 +23,7 @@ from lossdsl.check.law_typed import TypedLaw
 from lossdsl.check.recipe import Checker
 from lossdsl.check.scope import BUILT_IN, Report, functions
 from lossdsl.check.typed import TypedRecipe
+from lossdsl.checked import Checked, CheckedFile
 from lossdsl.diagnostics import Diagnostic, RecipeError, UserError, did_you_mean
 from lossdsl.lang.specs import OptimizerSpec, TrainOptions
 from lossdsl.source import Source, Span
@@ -36,18 +37,6 @@ if TYPE_CHECKING:
 
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*'*")
-
-
-@dataclass(frozen=True)
-class Checked:
-    """The outcome of checking one declaration: its typed form (None if it has errors) and every finding."""
-
-    declaration: t.Declaration
-    typed: TypedRecipe | TypedGame | TypedLaw | None
-    diagnostics: tuple[Diagnostic, ...]
-    changing: frozenset[str] = frozenset()
-    epochs: frozenset[int] = frozenset()
-    """First epochs of later values of params."""
 
 
 @dataclass(frozen=True)
@@ -239,16 +228,6 @@ def check_declaration(
     )
 
 
-@dataclass(frozen=True)
-class CheckedFile:
-    """A whole file: the tree and, per declaration, its check."""
-
-    parsed: Parsed
-    checks: tuple[Checked, ...]
-    shared: tuple[t.Item, ...] = ()
-    diagnostics: tuple[Diagnostic, ...] = ()
-
-
 def check_source(source: Source, overrides: Mapping[str, float | int] | None = None, opening: frozenset[Path] = frozenset()) -> CheckedFile:
     """Parse and check a file; never raises on bad text. `opening`: the files whose `use` led here."""
     parsed = parse(source)
@@ -367,7 +346,10 @@ def parse_recipes(source: Source, overrides: Mapping[str, float | int] | None = 
     errors = [d for d in checked.diagnostics if d.severity == "error"]
     if errors:
         raise RecipeError(checked.parsed.source, errors)
-    return [Recipe(checked.parsed.source, c.declaration, checked.shared, dict(overrides or {})) for c in checked.checks]
+    recipes = [Recipe(checked.parsed.source, c.declaration, checked.shared, dict(overrides or {})) for c in checked.checks]
+    for recipe, check in zip(recipes, checked.checks, strict=True):
+        recipe.__dict__["checked"] = check  # the cached property, so that nothing is checked twice
+    return recipes
 
 
 def parse_recipe(text: str, name: str = "<text>") -> Recipe:
@@ -385,12 +367,23 @@ def declared(name: str, params: Mapping[str, float | int]) -> TypedRecipe | Type
     return found
 
 
+_SHIPPED: dict[Path, Recipe] = {}
+
+
+def _shipped(path: Path) -> Recipe:
+    """The recipe of a shipped file, checked once for as long as that file and those it is made from stay the same."""
+    text, known = read_source(path).text, _SHIPPED.get(path)
+    if known is None or known.source.text != text or any(read_source(Path(o.name)).text != o.text for o in known.source.others):
+        known = _SHIPPED[path] = parse_recipe(text, str(path))
+    return known
+
+
 def load(name_or_path: str | Path) -> Recipe:
     """A shipped recipe, attack or game by name ("trades", "pgd20", "forsaken"), or a .loss file by path."""
     text = str(name_or_path)
     shipped = {**attack_paths(), **game_paths(), **recipe_paths()}
     if text in shipped:
-        return parse_recipe(read_source(shipped[text]).text, str(shipped[text]))
+        return _shipped(shipped[text])
     if text.endswith(".loss") or "/" in text:
         return parse_recipe(read_source(Path(text)).text, text)
     raise UserError(f"there is no recipe {text}", fix=did_you_mean(text, shipped) + "; a file ends in .loss")

@@ -27,6 +27,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "lossdsl.syntax": ("lossdsl.source", "lossdsl.diagnostics", "lossdsl.assets"),
     "lossdsl.check": ("lossdsl.source", "lossdsl.diagnostics", "lossdsl.lang", "lossdsl.syntax.tree"),
     "lossdsl.plan": ("lossdsl.source", "lossdsl.diagnostics", "lossdsl.lang", "lossdsl.check.typed"),
+    "lossdsl.checked": ("lossdsl.diagnostics", "lossdsl.check", "lossdsl.syntax"),
     "lossdsl.front": (
         "lossdsl.source",
         "lossdsl.diagnostics",
@@ -34,6 +35,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         "lossdsl.lang",
         "lossdsl.syntax",
         "lossdsl.check",
+        "lossdsl.checked",
         "lossdsl.plan",
         "lossdsl.explain",
     ),
@@ -147,6 +149,7 @@ WITHOUT_TORCH = (
     "lossdsl.syntax",
     "lossdsl.check",
     "lossdsl.plan",
+    "lossdsl.checked",
     "lossdsl.front",
     "lossdsl.explain",
     "lossdsl.compare",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
@@ -20,14 +21,20 @@ from lossdsl.solve.thresholds import l1_fill, l1_sizes, l2_sizes
 
 
 class Linf(InputSet):
-    """max |v - center| <= radius: itself a box, so that every answer is coordinate by coordinate. The two bounds are computed once."""
+    """max |v - center| <= radius: itself a box, so that every answer is coordinate by coordinate. The two bounds are computed once, when
+    they are asked for."""
 
     unrolls: ClassVar[bool] = True
 
-    def __init__(self, center: Tensor, radius: float | Tensor, domain: Domain | None = None, *, differentiable: bool = False) -> None:
-        super().__init__(center, radius, domain, differentiable=differentiable)
-        radius = per_example(self.radius, self.center)
-        self.lower, self.upper = self.clip(self.center - radius), self.clip(self.center + radius)
+    @cached_property
+    def lower(self) -> Tensor:
+        """[N, *shape]."""
+        return self.clip(self.center - per_example(self.radius, self.center))
+
+    @cached_property
+    def upper(self) -> Tensor:
+        """[N, *shape]."""
+        return self.clip(self.center + per_example(self.radius, self.center))
 
     def norm(self, offset: Tensor) -> Tensor:
         """Largest absolute coordinate, [N]."""

@@ -19,7 +19,7 @@ class Asked:
 
     gradient: is the gradient wanted too? bool [n], or the same for all.
     by_class: value and gradient of every margin of the problem, not of its objective.
-    known: bool [n], examples to leave out, since the attack knows the answer; None: none.
+    known: bool [n], examples to leave out, since the attack knows the answer; None: those whose point is the last one again.
     counts: is a fooling point a success of the attack?
     inside: are the points in the set by construction? Otherwise a fooling point counts only within the radius.
     """
@@ -63,11 +63,11 @@ class Memory:
 def look(whole: Problem, problem: Problem, at: Tensor, asked: Asked, when: str, memory: Memory | None = None) -> Seen:
     """Evaluates the points of `problem`, which holds these rows of the whole one (for which errors are told and parts are made).
 
-    Where the problem can be restricted, an example whose answer is known, or whose point is the last one again, is not evaluated.
+    Where the problem can be restricted, an example whose answer is known is not evaluated.
     Raises UserError for a number that is not finite.
     """
-    again = None if memory is None or whole.restrict is None else memory.holds(asked)
-    known = again if asked.known is None else asked.known if again is None else asked.known | again
+    again = None if memory is None or whole.restrict is None or asked.known is not None else memory.holds(asked)
+    known = again if asked.known is None else asked.known
     todo = torch.ones_like(at, dtype=torch.bool) if known is None else ~known
     wanted = asked.gradient if isinstance(asked.gradient, Tensor) else torch.full_like(todo, asked.gradient)
     if whole.restrict is None or bool(todo.all() & (wanted == wanted[0]).all()):

@@ -18,7 +18,8 @@ from lossdsl.solve.climb import Climb, Climber, climbed
 from lossdsl.solve.draws import ExampleStreams, Randomness
 from lossdsl.solve.input_set import InputSet
 from lossdsl.solve.problem import Problem
-from lossdsl.solve.rows import per_example, rows
+from lossdsl.solve.rows import per_example
+from lossdsl.solve.sets import Linf
 from lossdsl.solve.sight import Asked, Seen
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -66,15 +67,14 @@ def signs(streams: ExampleStreams, channels: int) -> Tensor:
     return torch.where(streams.uniform((len(streams), channels)) < 0.5, 1.0, -1.0)
 
 
-def window(corner: Tensor, sides: tuple[int, ...], square: tuple[int, ...]) -> Tensor:
-    """bool [n, 1, *sides]: the pixels of the square."""
-    mask = torch.ones(len(corner), *(1,) * (len(sides) + 1), dtype=torch.bool, device=corner.device)
+def places(corner: Tensor, sides: tuple[int, ...], square: tuple[int, ...]) -> Tensor:
+    """int64 [n, pixels of the square]: which pixels of the image are in it, counted row by row."""
+    found, apart = corner.new_zeros(len(corner), 1), math.prod(sides)
     for at, (side, width) in enumerate(zip(sides, square, strict=True)):
-        place = torch.arange(side, device=corner.device)
-        low = corner[:, at : at + 1]
-        inside = (place >= low) & (place < low + width)
-        mask = mask & inside.reshape(len(corner), 1, *(side if n == at else 1 for n in range(len(sides))))
-    return mask
+        apart //= side
+        along = (corner[:, at : at + 1] + torch.arange(width, device=corner.device)) * apart
+        found = (found.unsqueeze(2) + along.unsqueeze(1)).flatten(1)
+    return found
 
 
 @dataclass(frozen=True)
@@ -135,15 +135,20 @@ class SquareLinf(Climber):
         return state if state.query >= self.queries else self._proposed(problem, state)
 
     def _proposed(self, problem: Problem, state: SquareState) -> SquareState:
+        """The next proposal. Only the pixels of the square are computed: the others are the best point's, which lies in the set."""
+        region = problem.set
+        assert isinstance(region, Linf)
         channels, sides = pixels(state.best.shape[1:])
         width = self._width(state.query, sides)
         square = tuple(min(width, side) for side in sides)
         streams = state.streams.rows(state.rows)
         corner, sign = corners(streams, sides, square), signs(streams, channels)
-        step = (sign.to(state.best) * 2).reshape(*sign.shape, *(1,) * len(sides)) * window(corner, sides, square)
-        moved = state.best + per_example(problem.set.radii, state.best) * step.reshape(state.best.shape)
-        point = problem.set.project(moved)
-        state = replace(state, point=point, known=(rows(point) == rows(state.best)).all(1))
+        at = places(corner, sides, square).unsqueeze(1).expand(-1, channels, -1)
+        old, lower, upper = (as_image(v).flatten(2).gather(2, at) for v in (state.best, region.lower, region.upper))
+        step = region.radii.view(-1, 1) * (sign.to(state.best) * 2)
+        new = torch.clamp(old + step.unsqueeze(2), lower, upper)
+        point = as_image(state.best).flatten(2).scatter(2, at, new).view_as(state.best)
+        state = replace(state, point=point, known=(new == old).flatten(1).all(1))
         return self._remembered(state, width, corner, sign, tuple(max(a - b, 1) for a, b in zip(sides, square, strict=True)))
 
     def _width(self, query: int, sides: tuple[int, ...]) -> int:

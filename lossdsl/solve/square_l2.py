@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -15,9 +16,9 @@ from lossdsl.solve.climb import Climb, Climber, climbed
 from lossdsl.solve.draws import ExampleStreams, Randomness
 from lossdsl.solve.input_set import InputSet
 from lossdsl.solve.problem import Problem
-from lossdsl.solve.rows import per_example, rows, unit
+from lossdsl.solve.rows import per_example, unit
 from lossdsl.solve.sight import Asked, Seen
-from lossdsl.solve.square import as_image, corners, pixels, share_of, signs, streams_of, window
+from lossdsl.solve.square import as_image, corners, pixels, places, share_of, signs, streams_of
 
 NARROWEST = 3
 """Side of the smallest window."""
@@ -60,7 +61,7 @@ class SquareL2(Climber):
             sign = draws.signs(region.center.new_empty(len(image), channels), source)
             axis = _axes(draws.uniform(region.radii, source), len(sides))
             at = (slice(None), slice(None), *(slice(low, low + width) for low in corner))
-            image[at] += _patterns(width, len(sides), image)[axis] * sign.reshape(*sign.shape, *(1,) * len(sides))
+            image[at] += _patterns(width, len(sides), image.dtype, image.device)[axis] * sign.reshape(*sign.shape, *(1,) * len(sides))
         return _placed(region, image.reshape(region.center.shape))
 
     def begin(self, problem: Problem, start: Tensor) -> SquareL2State:
@@ -73,8 +74,8 @@ class SquareL2(Climber):
         return SquareL2State(start, start, nothing, torch.arange(len(start), device=start.device), streams_of(problem, len(start)), 0)
 
     def ask(self, problem: Problem, state: SquareL2State) -> Asked:
-        """The proposal."""
-        return Asked(state.point)
+        """The proposal, which hardly comes twice."""
+        return Asked(state.point, known=torch.zeros_like(state.rows, dtype=torch.bool))
 
     def tell(self, problem: Problem, state: SquareL2State, seen: Seen) -> SquareL2State:
         """Keeps the proposal where it is better, and makes the next one."""
@@ -89,16 +90,17 @@ class SquareL2(Climber):
         width = self._width(state.query, sides)
         square = (width,) * dims
         first, second = corners(streams, sides, square), corners(streams, sides, square)
-        pattern = _patterns(width, dims, state.best)[_axes(streams.uniform((len(streams),)), dims)]
+        pattern = _patterns(width, dims, state.best.dtype, state.best.device)[_axes(streams.uniform((len(streams),)), dims)]
         sign = signs(streams, channels).to(state.best)
-        image = as_image(state.best - region.center)
-        into, cleared = window(first, sides, square), window(second, sides, square)
-        new = _moved_into(pattern * sign.reshape(*sign.shape, *(1,) * dims), first, image, into)
-        new = new / _size(new, channels).clamp_min(1e-12)
-        whole, held = _norm(image), _norm(image * (into | cleared))
-        left = (region.radii.reshape(whole.shape).square() - whole.square()).clamp_min(0)
-        new = new * (left / channels + held.square()).sqrt()
-        image = torch.where(into, new, image * ~cleared)
+        into, cleared = (places(corner, sides, square).unsqueeze(1).expand(-1, channels, -1) for corner in (first, second))
+        image = as_image(state.best - region.center).flatten(2)
+        held = image.gather(2, into)
+        new = pattern.flatten(2) * sign.unsqueeze(2) + held / (_size(held, 2) + 1e-12)
+        new = new / _size(new, 2).clamp_min(1e-12)
+        rest = image.scatter(2, into, 0.0)
+        taken = _size(held, 1, 2).square() + _size(rest.gather(2, cleared), 1, 2).square()
+        left = (region.radii.reshape(-1, 1, 1).square() - _size(image, 1, 2).square()).clamp_min(0)
+        image = rest.scatter(2, cleared, 0.0).scatter(2, into, new * (left / channels + taken).sqrt())
         return _placed(region, image.reshape(state.best.shape))
 
     def _width(self, query: int, sides: tuple[int, ...]) -> int:
@@ -113,14 +115,9 @@ def _placed(region: InputSet, offset: Tensor) -> Tensor:
     return region.clip(region.center + unit(offset) * per_example(region.radii, offset))
 
 
-def _norm(image: Tensor) -> Tensor:
-    """Euclidean norm of every example, [n, 1, ..., 1]."""
-    return torch.linalg.vector_norm(rows(image), dim=1).reshape(-1, *(1,) * (image.dim() - 1))
-
-
-def _size(image: Tensor, channels: int) -> Tensor:
-    """Euclidean norm of every channel, [n, channels, 1, ..., 1]."""
-    return torch.linalg.vector_norm(image.flatten(2), dim=2).reshape(len(image), channels, *(1,) * (image.dim() - 2))
+def _size(image: Tensor, *over: int) -> Tensor:
+    """Euclidean norm over these dimensions, which stay with length 1."""
+    return torch.linalg.vector_norm(image, dim=over, keepdim=True)
 
 
 def _axes(drawn: Tensor, dims: int) -> Tensor:
@@ -128,18 +125,10 @@ def _axes(drawn: Tensor, dims: int) -> Tensor:
     return (drawn * dims).long().clamp_max(dims - 1)
 
 
-def _moved_into(pattern: Tensor, corner: Tensor, image: Tensor, into: Tensor) -> Tensor:
-    """The pattern [n, channels, *square] at its place in the image, plus what is there divided by its norm in each channel."""
-    held = image * into
-    scaled = held / (_size(held, image.shape[1]) + 1e-12)
-    placed = torch.zeros_like(image)
-    placed[into.expand_as(image)] = pattern.reshape(-1)
-    return placed + scaled
-
-
-def _patterns(width: int, dims: int, like: Tensor) -> Tensor:
+@lru_cache(maxsize=16)
+def _patterns(width: int, dims: int, precision: torch.dtype, device: torch.device) -> Tensor:
     """[dims, 1, *square]: the pattern with its halves along each dimension, of norm 1."""
-    half = width // 2
+    like, half = torch.empty(0, dtype=precision, device=device), width // 2
     first, second = _pyramid((half, *(width,) * (dims - 1)), like), _pyramid((width - half, *(width,) * (dims - 1)), like)
     pattern = torch.cat((first, -second), 0)
     pattern = pattern / torch.linalg.vector_norm(pattern)

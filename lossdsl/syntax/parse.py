@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from lark import Lark, Token
@@ -90,8 +90,9 @@ def parse(source: Source) -> Parsed:
     return Parsed(source, file, (*found, *builder.diagnostics), frozenset(lost))
 
 
+@lru_cache(maxsize=256)
 def _trouble(text: str) -> Trouble | tuple[Builder, t.File]:
-    """Parse once: the tree, or what stood in the way."""
+    """Parse once: the tree, or what stood in the way. Trees do not change, and a text that comes again has the same one."""
     builder = Builder()
     try:
         return builder, builder.transform(parser().parse(text))

@@ -304,6 +304,76 @@ def square(at: Attacked, stripes: Tensor, draws: Callable[[Tensor, int], tuple[T
     return found
 
 
+def pyramid(height: int, width: int) -> Tensor:
+    """The paper's h of one half: boxes around the middle, the k-th with weight 1/(k + 1)^2, of norm 1."""
+    found = torch.zeros(height, width, dtype=torch.float64)
+    row, column = height // 2, width // 2
+    for k in range(max(height // 2, width // 2) + 1):
+        found[max(row - k, 0) : row + k + 1, max(column - k, 0) : column + k + 1] += 1 / (k + 1) ** 2
+    return found / found.norm()
+
+
+def two_halves(side: int, axis: int) -> Tensor:
+    """The paper's eta: one half above and, with the other sign, one below; or, for axis 1, side by side."""
+    upper = pyramid(side // 2, side) if side > 1 else torch.zeros(0, 1, dtype=torch.float64)
+    both = torch.cat((upper, -pyramid(side - side // 2, side)))
+    both = both / both.norm()
+    return both if axis == 0 else both.T
+
+
+def square_l2(
+    at: Attacked,
+    tiles: Callable[[], tuple[Tensor, Tensor]],
+    draws: Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor, Tensor]],
+    queries: int,
+    p: float = 0.8,
+) -> Found:
+    """Algorithm 3 of the same paper (l2), with the release's norms over all channels, on square images of 5 tiles.
+
+    tiles(): for the next tile of the start, the signs of the channels [N, channels] and the axes [N]. draws(examples, side): corners of both
+    windows [n, 2] each, the axes [n] and the signs [n, channels].
+    """
+    channels, height, width = at.x.shape[1:]
+    nu, s = torch.zeros_like(at.x), height // 5
+    first = (height - 5 * s) // 2
+    for r in range(first, first + (height // s) * s, s):
+        for c in range(first, first + (width // s) * s, s):
+            signs, axes = tiles()
+            for i in range(len(nu)):
+                nu[i, :, r : r + s, c : c + s] += two_halves(s, int(axes[i])) * signs[i].reshape(-1, 1, 1)
+    v = at.box(at.x + at.eps * nu / wide(length(nu, "l2"), nu))
+    found = Found([], [], torch.ones(len(at.x), dtype=torch.bool), v)
+    z = at.model(v)
+    value, found.correct = at.loss(z, at.y), z.argmax(1) == at.y
+    for query in range(queries):
+        alive = found.correct.nonzero()[:, 0]
+        if len(alive) == 0:
+            break
+        s = max(int(round((share(query, p) * height * width) ** 0.5)), 3)
+        s += s % 2 == 0
+        one, two, axes, signs = draws(alive, s)
+        new = found.best[alive] - at.x[alive]
+        for n, offset in enumerate(new):
+            (r, c), (r2, c2) = one[n].tolist(), two[n].tolist()
+            both = torch.zeros(height, width, dtype=torch.bool)
+            both[r : r + s, c : c + s] = both[r2 : r2 + s, c2 : c2 + s] = True
+            unused = max(at.eps**2 - float(offset.square().sum()), 0.0)
+            available = (unused / channels + float(offset[:, both].square().sum())) ** 0.5
+            window = offset[:, r : r + s, c : c + s]
+            change = two_halves(s, int(axes[n])) * signs[n].reshape(-1, 1, 1)
+            change = change + window / (1e-12 + window.square().sum((1, 2), keepdim=True).sqrt())
+            change = change / change.square().sum((1, 2), keepdim=True).sqrt() * available
+            offset[:, r2 : r2 + s, c2 : c2 + s] = 0
+            offset[:, r : r + s, c : c + s] = change
+        new = at.box(at.x[alive] + at.eps * new / wide(length(new, "l2"), new))
+        z = at.model(new)
+        loss = at.loss(z, at.y[alive])
+        better = loss > value[alive]
+        found.best[alive[better]], value[alive[better]] = new[better], loss[better]
+        found.correct[alive] = z.argmax(1) == at.y[alive]
+    return found
+
+
 # --- Carlini and Wagner ------------------------------------------------------------------------------------------------------------
 
 

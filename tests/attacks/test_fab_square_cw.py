@@ -164,6 +164,40 @@ def test_square_is_the_published_search_to_the_last_example(digits: Digits) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 11, 11), (2, 10, 10)])
+def test_square_on_l2_is_the_published_search_to_the_last_example(shape: tuple[int, ...]) -> None:
+    count, queries, channels = 16, 120, shape[0]
+    g = torch.Generator().manual_seed(2)
+    x = torch.rand(count, *shape, generator=g, dtype=torch.float64)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 8), nn.Tanh(), nn.Linear(8, 4)).double()
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=g, dtype=torch.float64)
+    model.requires_grad_(False)
+    y, eps = model(x).argmax(1), 0.6
+    given = classifier(model, "l2", x, y, eps=eps)
+    found = search(given, build_search("square", SquareOptions(queries=queries), given.set), STOP)
+    drawn = ExampleStreams.of(0, torch.arange(count))
+
+    def axes(own: ExampleStreams) -> Tensor:
+        return (own.uniform((len(own),)) >= 0.5).long()
+
+    def tiles() -> tuple[Tensor, Tensor]:
+        sign = signs(drawn, channels)
+        return sign, axes(drawn)
+
+    def pairs(rows: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        own = drawn.rows(rows)
+        one, two = corners(own, shape[1:], (side, side)), corners(own, shape[1:], (side, side))
+        return one, two, axes(own), signs(own, channels)
+
+    expected = published.square_l2(published.Attacked(model, x, y, published.margin, eps, "l2"), tiles, pairs, queries)
+    broken = model(found.point).argmax(1) != y
+    assert 2 < int(broken.sum()) < count - 2
+    assert bool((broken == ~expected.correct).all())
+    torch.testing.assert_close(found.point[~broken], expected.best[~broken], rtol=0, atol=1e-7)
+
+
+@pytest.mark.slow
 def test_square_leaves_out_proposals_whose_answer_is_known(digits: Digits) -> None:
     (x, y), count = digits.some(10), []
 
