@@ -97,12 +97,18 @@ def plain(name: str) -> list[str]:
     return found
 
 
+@cache
+def _words(path: Path) -> frozenset[str]:
+    """Every text in a module."""
+    return frozenset(n.value for n in ast.walk(_tree(path)) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+
+
 def naming(name: str) -> list[str]:
     """The test modules that name a recipe or game."""
     folders = (TESTS / "recipes", TESTS / "unit" / "games", TESTS / "unit" / "engine")
     found = []
     for path in (p for folder in folders for p in sorted(folder.glob("test_*.py"))):
-        if any(isinstance(n, ast.Constant) and n.value == name for n in ast.walk(_tree(path))):
+        if name in _words(path):
             found.append(path.stem.removeprefix("test_").removeprefix("recipes_"))
     return found
 

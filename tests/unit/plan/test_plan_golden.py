@@ -82,6 +82,7 @@ def test_a_chain_of_bridges_costs_one_pass_per_point(bridges: int) -> None:
     assert load("bat").with_params(m=bridges).plan.upper.code.forwards() == bridges + 1
 
 
+@pytest.mark.slow
 def test_the_text_of_a_plan_is_the_same_in_every_process() -> None:
     code = (
         "import sys, hashlib; sys.path.insert(0, 'tests/unit/plan')\n"

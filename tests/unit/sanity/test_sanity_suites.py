@@ -43,6 +43,7 @@ def test_evaluate_stores_what_the_gate_says_and_asks_once(run: Path, monkeypatch
     assert json.loads(found.file.read_text())["sanity"] == found.sanity
 
 
+@pytest.mark.slow
 def test_a_suite_that_breaks_nothing_is_found_out(run: Path, tmp_path: Path) -> None:
     """It returns the clean inputs and calls them attacked."""
     weak = tmp_path / "weak.loss"
@@ -55,6 +56,7 @@ def test_a_suite_that_breaks_nothing_is_found_out(run: Path, tmp_path: Path) -> 
     assert evaluate(request(run, attack="fgsm")).sanity["findings"] == ["S16"]  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_alone_on_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["sanity", str(run), "--set", "eps=0.1", "--device", "cpu"]
     assert main([*words, "--surrogate", str(run)]) == OK

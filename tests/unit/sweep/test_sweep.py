@@ -97,6 +97,7 @@ def test_directories_of_other_runs_are_left_alone(done: Collected) -> None:
     assert (done.out / "sweep.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_recorded_and_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = make_request(tmp_path / "s", over={"rate": (0.1, 1e30)})
     found = sweep(request)
@@ -110,6 +111,7 @@ def test_a_diverged_run_is_recorded_and_not_hidden(tmp_path: Path, monkeypatch: 
     assert sweep(request).rows == found.rows
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_sweep_and_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count = [0]
 
