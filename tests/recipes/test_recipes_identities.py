@@ -131,3 +131,45 @@ def test_a_radius_of_zero_leaves_the_clean_point(normed: Any, draws: Callable[..
         step = lossdsl.compile(recipe(name, eps=0), normed.copy(), num_classes=4)
         assert torch.equal(step.solve(normed.x, normed.y, generator=draws())["x'"], normed.x)
     assert_same(step_of(recipe("pgd_at", eps=0), normed, draws()), step_of(recipe("erm"), normed, draws()))
+
+
+def lower(base: str, head: str, through: str) -> str:
+    """A recipe whose level passes gradients another way."""
+    return f"recipe other extends {base}\nlower {head} through {through}\n"
+
+
+REDUCTIONS: dict[str, tuple[tuple[str, dict[str, float]], tuple[str, dict[str, float]]]] = {
+    "DDi with one maximiser": (
+        (lower("ddi", "x' in linf(x, eps)", "danskin(starts = 1)"), {}), (lower("ddi", "x' in linf(x, eps)", "nothing"), {})
+    ),
+    "Fast-BAT with alpha2 = 0": (
+        ("fast_bat", {"share": 0, "lam": 30}), (lower("fast_bat", "x' in linf(x, eps)", "nothing"), {"lam": 30})
+    ),
+    "AT-AWP with gamma = 0": (("at_awp", {"gamma": 0}), ("pgd_at", {})),
+    "TRADES-AWP with gamma = 0": (("trades_awp", {"gamma": 0}), ("trades", {})),
+    "SAM with rho = 0": (("sam", {"rho": 0, "s": 0}), ("erm", {})),
+    "ASAM with rho = 0": (("asam", {"rho": 0, "s": 0}), ("erm", {})),
+    "BiSAM with rho = 0": (("bisam", {"rho": 0, "s": 0}), ("erm", {})),
+    "GradAlign with lambda = 0": (("gradalign", {"lam": 0}), ("fgsm_at", {})),
+    "CURE with lambda = 0": (("cure", {"lam": 0}), ("fgsm_at", {})),
+    "LLR-FGSM with lambda = 0": (("llr_fgsm", {"lam": 0}), ("fgsm_at", {})),
+    "ALP with lambda = 0": (
+        ("alp", {"lam": 0}), ("recipe both extends pgd_at\nupper minimize (CE(f(x), y) + CE(f(x'), y))/2\n", {})
+    ),
+    "Free-AT on its first batch": (("free_at", {}), ("erm", {})),
+    "GAIRAT before its weights": (("gairat", {}), ("pgd_at", {})),
+    "ELLE with lambda = 0": (
+        ("elle", {"lam": 0}),
+        ("recipe bare\nparam eps = 8/255\nlower d in linf(0, eps) maximize CE(f(x + d), y) by linear(start = 0)\nupper minimize CE(f(x + d), y) by sgd(lr = 0.2)\n", {}),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_a_method_at_the_end_of_its_range_is_another_one(name: str, smooth: Any, draws: Callable[..., Generator]) -> None:
+    (special, params), (base, others) = REDUCTIONS[name]
+    expected = step_of(recipe(base, **others), smooth, draws())
+    assert_same(step_of(recipe(special, **params), smooth, draws()), expected)
+    for param in params.keys() - others.keys() - {"s"}:
+        moved = step_of(recipe(special, **{**params, param: 1000.0 if param == "lam" else 0.3}), smooth, draws())
+        assert any((a - b).norm() > 1e-6 * b.norm() for a, b in zip(moved[1], expected[1], strict=True)), f"{param} does nothing"
