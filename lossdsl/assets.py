@@ -37,3 +37,8 @@ def game_paths() -> dict[str, Path]:
 def law_paths() -> dict[str, Path]:
     """Every shipped file of laws by name, in alphabetical order."""
     return {p.stem: p for p in sorted((_folder("recipes") / "laws").glob("*.loss"))}
+
+
+def law_scripts() -> dict[str, Path]:
+    """Every shipped Python file of laws by name, in alphabetical order; some have the name of a file of the language."""
+    return {p.stem: p for p in sorted((_folder("recipes") / "laws").glob("*.py"))}

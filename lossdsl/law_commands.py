@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import fnmatch
 import json
 import sys
 from dataclasses import replace
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def laws_arguments(parser: Parser) -> None:
-    help = "a .loss file, a Python file with @lossdsl.law, or a shipped file's name (all of them)"
+    help = "a .loss file, a Python file with @lossdsl.law, a folder of them, or the name of a shipped file (default: all shipped)"
     parser.add_argument("files", nargs="*", metavar="FILE", help=help)
-    parser.add_argument("--id", action="append", default=[], metavar="NAME", help="only this law; may be given several times")
+    parser.add_argument("--id", action="append", default=[], metavar="NAME", help="only this law, or laws like 'beta_a0*'; repeatable")
     parser.add_argument("--json", action="store_true", help="everything about each, for programs")
     parser.add_argument("--hard", action="store_true", help="search many times longer")
     parser.add_argument("--seed", type=int, default=0, help="seed of the search (0)")
@@ -30,39 +32,49 @@ def laws_arguments(parser: Parser) -> None:
 
 
 def list_laws(as_json: bool) -> int:
-    """The shipped laws, one line each: name, file and source. Loads no torch."""
-    from lossdsl.assets import law_paths
+    """The shipped laws, one line each: name, file and source. Loads no torch, runs no Python file."""
+    from lossdsl.assets import law_paths, law_scripts
     from lossdsl.front import parse_recipes, read_source
 
     rows = [
-        {"name": law.name, "file": name, "title": law.title, "source": law.source_note}
-        for name, path in law_paths().items()
+        {"name": law.name, "file": path.name, "title": law.title, "source": law.source_note}
+        for path in law_paths().values()
         for law in parse_recipes(read_source(path))
         if law.kind == "law"
     ]
+    rows = sorted([*rows, *(row for path in law_scripts().values() for row in _python_rows(path))], key=lambda row: row["file"])
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return OK
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        print(f"{row['name']:<{width}}  {row['file']:<12}  {row['source']}".rstrip())
+        print(f"{row['name']:<{width}}  {row['file']:<15}  {row['source']}".rstrip())
     return OK
 
 
-def _wanted(arguments: argparse.Namespace) -> list[Law | PythonLaw]:
-    """The laws of the files given, of either kind, or all shipped ones."""
-    from lossdsl.laws.catalogue import load_laws
-    from lossdsl.laws.python_laws import python_laws
+def _python_rows(path: Path) -> list[dict[str, str]]:
+    """What stands in the decorators of a Python file of laws, read and not run."""
+    rows = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for call in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("lossdsl.law", "law"):
+                said = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
+                assert isinstance(node, ast.FunctionDef)
+                about = {key: str(said.get(key, "")) for key in ("title", "source")}
+                rows.append({"name": node.name, "file": path.name, **about})
+    return rows
 
-    scripts = [Path(name) for name in arguments.files if name.endswith(".py")]
-    texts = [name for name in arguments.files if not name.endswith(".py")]
-    found: list[Law | PythonLaw] = [law for path in scripts for law in python_laws(path)]
-    found += load_laws(texts) if texts or not scripts else []
+
+def _wanted(arguments: argparse.Namespace) -> list[Law | PythonLaw]:
+    """The laws of the files given, of either kind, or all shipped ones; those that --id names or matches."""
+    from lossdsl.laws.testing import laws_at
+
+    found = laws_at(*arguments.files)
     known = {law.name for law in found}
     for name in arguments.id:
-        if name not in known:
+        if not fnmatch.filter(known, name):
             raise UserError(f"there is no law {name}", where="--id", fix=did_you_mean(name, known))
-    return [law for law in found if not arguments.id or law.name in arguments.id]
+    return [law for law in found if not arguments.id or any(fnmatch.fnmatchcase(law.name, name) for name in arguments.id)]
 
 
 def run_laws(arguments: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from lossdsl.check.law_typed import Network, TypedLaw
-from lossdsl.diagnostics import UserError
+from lossdsl.diagnostics import LossdslError, UserError
 from lossdsl.engine.kernels.networks import network
 from lossdsl.lang.types import Kind
 from lossdsl.laws.catalogue import Law, laws_of
@@ -90,21 +91,34 @@ def law(
 
 
 def python_laws(path: Path) -> list[PythonLaw]:
-    """The laws of a Python file, in order. The file is run. Raises UserError if it cannot be, or has none."""
+    """The laws of a Python file, in order. The file is run. Raises UserError if there is none, it fails, or declares no law, RecipeError
+    for a header with errors."""
+    if not path.is_file():
+        raise UserError("there is no such file", where=str(path))
     before = dict(_KNOWN)
     _KNOWN.clear()
     try:
         spec = importlib.util.spec_from_file_location(f"lossdsl_laws_{path.stem}", path)
-        if spec is None or spec.loader is None or not path.is_file():
-            raise UserError("there is no such file", where=str(path))
+        assert spec is not None and spec.loader is not None
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
         found = list(_KNOWN.values())
+    except LossdslError:
+        raise
+    except Exception as error:
+        raise _failed("the file", str(path), path, error) from error
     finally:
         _KNOWN.clear()
         _KNOWN.update(before)
     if not found:
         raise UserError("the file declares no law", where=str(path), fix='write @lossdsl.law("for a in [0, 1]") above a function')
     return found
+
+
+def _failed(what: str, where: str, path: Path, error: Exception) -> UserError:
+    """What user code raised, and the line of it."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    line = f" (line {lines[-1]})" if lines else ""
+    return UserError(f"{what} raised {type(error).__name__}: {error}{line}", where=where, fix="mend the Python file")
 
 
 class _Judge:
@@ -117,7 +131,12 @@ class _Judge:
 
     def relation(self, assignment: Assignment) -> tuple[float, str, float] | None:
         """What the function says; None where a hypothesis fails."""
-        found = self.law.function(**self.arguments(assignment))
+        arguments = self.arguments(assignment)
+        try:
+            found = self.law.function(**arguments)
+        except Exception as error:
+            path = Path(self.law.place.rpartition(":")[0])
+            raise _failed(f"{self.law.name} at {', '.join(arguments)}", self.law.place, path, error) from error
         if found is None:
             return None
         if not (isinstance(found, tuple) and len(found) == 3 and found[1] in _HOLDS):

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from lossdsl.diagnostics import UserError
+from lossdsl.assets import law_paths, law_scripts
+from lossdsl.diagnostics import UserError, did_you_mean
 from lossdsl.laws.catalogue import Law, load_laws
 from lossdsl.laws.past import Past
 from lossdsl.laws.python_laws import PythonLaw, check_python_law, python_laws
@@ -20,15 +21,27 @@ from lossdsl.laws.verdict import LawReport
 
 
 def laws_at(*places: str | Path) -> list[Law | PythonLaw]:
-    """The laws of .loss files, of Python files, and of every such file of a folder. Raises UserError where there are none."""
+    """The laws of .loss files, of Python files, of every such file of a folder, and of shipped files by name (`beta` is beta.loss and
+    beta.py); of all shipped files where nothing is named. Raises UserError for what is none of these, or holds no laws."""
     found: list[Law | PythonLaw] = []
-    for place in map(Path, places):
-        files = sorted([*place.rglob("*.loss"), *place.rglob("*.py")]) if place.is_dir() else [place]
-        if not files:
-            raise UserError("the folder holds no laws", where=str(place), fix="laws are declared in .loss files")
-        for file in files:
-            found += python_laws(file) if file.suffix == ".py" else load_laws([str(file)])
+    for file in [file for place in places or sorted({**law_paths(), **law_scripts()}) for file in _files(place)]:
+        found += python_laws(file) if file.suffix == ".py" else load_laws([str(file)])
     return found
+
+
+def _files(place: str | Path) -> list[Path]:
+    path, shipped = Path(place), {**law_paths(), **law_scripts()}
+    if str(place) in shipped:
+        return [files[str(place)] for files in (law_paths(), law_scripts()) if str(place) in files]
+    if path.is_dir():
+        files = sorted([*path.rglob("*.loss"), *path.rglob("*.py")])
+        if not files:
+            raise UserError("the folder holds no laws", where=str(path), fix="laws are declared in .loss files")
+        return files
+    if path.suffix not in (".loss", ".py") and not path.exists():
+        fix = did_you_mean(str(place), shipped) + "; your own file ends in .loss or .py"
+        raise UserError(f"there is no shipped file of laws {place}", fix=fix)
+    return [path]
 
 
 def verdict_on(law: Law | PythonLaw, effort: Effort, past: Past | None = None) -> LawReport:
@@ -39,7 +52,7 @@ def verdict_on(law: Law | PythonLaw, effort: Effort, past: Past | None = None) -
 def law_tests(*places: str | Path, only: Iterable[str] = (), **effort: Any) -> Callable[..., None]:
     """A test function for pytest, one case per law: it fails, with the report, where the law does not pass.
 
-    places: files or folders. only: names of laws. effort: fields of Effort, such as seed = 1 or seconds = 5.
+    places: files, folders or names of shipped files. only: names of laws. effort: fields of Effort, such as seed = 1 or seconds = 5.
     """
     import pytest
 
