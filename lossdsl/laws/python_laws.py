@@ -197,6 +197,8 @@ def check_python_law(law: PythonLaw, effort: Effort) -> LawReport:
     text = f"{'refute' if law.refuted else 'claim'} {said}"
     examples = satisfied = choices = 0
     for n, typed in enumerate(shapes(law.quantified, effort.seed, max(effort.shapes // 4, 1))):
+        if n and time.monotonic() > began + effort.seconds:
+            break
         judge = _Judge(law, typed, began + effort.seconds)
         found = explore(judge.problem, effort.seed + n, 3 * effort.examples, judge.judge)
         examples, satisfied, choices = examples + judge.examples, satisfied + judge.satisfied, choices + 1

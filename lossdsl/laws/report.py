@@ -31,7 +31,8 @@ def _reason(v: Verdict) -> str:
         return f"none of {t.examples} examples satisfies the hypotheses: a claim about nothing does not pass"
     if v.outcome == "undecided":
         return "float64 suspects a counterexample that 1200 digits do not settle"
-    return f"no counterexample among {t.satisfied} examples at {t.shapes} choices of whole numbers; closest {t.closest}"
+    closest = "" if t.closest is None else f"; closest {t.closest:.3g}"
+    return f"no counterexample among {t.satisfied} examples at {t.shapes} choices of whole numbers{closest}"
 
 
 def counterexample_lines(c: Counterexample) -> list[str]:

@@ -14,7 +14,7 @@ from lossdsl.front import check_source
 from lossdsl.laws.catalogue import laws_of, load_laws
 from lossdsl.laws.python_laws import python_laws
 from lossdsl.laws.shapes import shapes
-from lossdsl.laws.testing import law_tests
+from lossdsl.laws.testing import law_tests, laws_at
 from lossdsl.source import Source
 from lossdsl.syntax.format import format_text
 
@@ -174,3 +174,28 @@ def test_shipped_laws_are_well_typed() -> None:
 def test_all_errors_of_a_file_at_once() -> None:
     with pytest.raises(Exception, match="E036"):
         laws_of(Source("law l\nfor a in [0, 1]\nclaim a\n", "l.loss"))
+
+
+def test_a_name_is_a_file_of_the_language_and_one_in_python(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [law.name for law in laws_at("slides")]
+    assert "slides_c05_counterexample" in names and "slides_c17_iterates_circle" in names
+    assert main(["list", "--laws"]) == 0
+    listed = capsys.readouterr().out
+    assert all(re.search(rf"^{name} +slides\.(loss|py) ", listed, re.MULTILINE) for name in names)
+    assert main(["laws", "slides", "--id", "slides_c05*", "--quiet", "--time", "0.1"]) in (0, 1)
+    assert "1 laws" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("1 / 0\n", "ZeroDivisionError: division by zero (line 1)"), ("import lossdsl\n", "declares no law"),
+     ("import lossdsl\n@lossdsl.law('for a in [0, 1]')\ndef l(b):\n    return b, '<=', 1\n", "unexpected keyword argument 'a'")],
+)  # fmt: skip
+def test_a_python_file_that_fails_is_an_error_of_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    assert main(["laws", str(path), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and str(path) in error
+    assert main(["laws", "slidse"]) == 2
+    assert "did you mean slides?" in capsys.readouterr().err
