@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lossdsl.diagnostics import UserError
+from lossdsl.diagnostics import NotFiniteError, UserError
 from lossdsl.run.examples import Batch, Split, chunks
 from lossdsl.run.passes import Counter, Passes, counted
 from lossdsl.run.pieces import NoPieces, Piece, Pieces
@@ -21,6 +22,10 @@ from lossdsl.run.rng import derive, seed_global, seeded
 from lossdsl.solve import ExampleStreams
 
 CONFIDENCE = 0.95
+FINITE = (
+    "the model's outputs or their gradients are NaN or infinite near this example: look for a division by zero, a log or sqrt of 0, or "
+    "weights that are not finite; `lossdsl sanity` says where else"
+)
 COUNT_RULES = ("worst", "best_loss", "each")
 
 
@@ -224,8 +229,10 @@ class _Stages:
         name = str(row["name"])
 
         def compute(batch: Batch) -> dict[str, Tensor]:
-            streams = ExampleStreams.of(derive(self.setting.seed, "run", name), batch.index.to(self.setting.device))
-            found, objective = attack.run(batch.x, batch.y, generator=streams, only=name)[name]
+            try:
+                found, objective = self._run(attack, name, batch)
+            except NotFiniteError as error:
+                raise self._placed(attack, name, batch, error) from error
             check_in_set(attack.name, row, batch.x, found)
             alive = survives(self.model, found, batch.y, batch.x.ndim)
             return _one_each(found, objective, alive, attack.count == "best_loss", self.setting.points)
@@ -234,6 +241,28 @@ class _Stages:
         done = self._done(f"run.{name}", wanted, compute)
         held = done.points(self.split, self.setting.batch) if self.setting.points else None
         return Outcome(name, wanted, done.mask("fooled"), done.passes, done.seconds, done.numbers("objective"), held)
+
+    def _run(self, attack: Attack, name: str, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        streams = ExampleStreams.of(derive(self.setting.seed, "run", name), batch.index.to(self.setting.device))
+        return attack.run(batch.x, batch.y, generator=streams, only=name)[name]
+
+    def _placed(self, attack: Attack, name: str, batch: Batch, error: NotFiniteError) -> NotFiniteError:
+        """The error of the example that caused it, found by halving the batch: what happens to one does not depend on the others."""
+        while len(batch.index) > 1:
+            half = len(batch.index) // 2
+            first, rest = (Batch(batch.x[at], batch.y[at], batch.index[at]) for at in (slice(half), slice(half, None)))
+            batch = first if self._failure(attack, name, first) else rest
+        alone = self._failure(attack, name, batch)
+        place = f"example {int(batch.index[0])} of the split" if alone else "an example of the split"
+        problem = re.sub(r" of example \d+", "", (alone or error).problem)
+        return NotFiniteError(problem, where=f"attack {attack.name}, run {name}, {place}", fix=FINITE)
+
+    def _failure(self, attack: Attack, name: str, batch: Batch) -> NotFiniteError | None:
+        try:
+            self._run(attack, name, batch)
+        except NotFiniteError as error:
+            return error
+        return None
 
     def _done(self, stage: str, wanted: Tensor, compute: Callable[[Batch], dict[str, Tensor]]) -> _Done:
         """The stage for the examples of a mask: what is kept of it, and the rest computed."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lossdsl.diagnostics import UserError
+from lossdsl.diagnostics import NotFiniteError, UserError
 from lossdsl.solve.problem import Problem, fooled_at, value_and_gradient, values_at
 from lossdsl.solve.rows import largest, rows, taken
 
@@ -64,7 +64,7 @@ def look(whole: Problem, problem: Problem, at: Tensor, asked: Asked, when: str, 
     """Evaluates the points of `problem`, which holds these rows of the whole one (for which errors are told and parts are made).
 
     Where the problem can be restricted, an example whose answer is known is not evaluated.
-    Raises UserError for a number that is not finite.
+    Raises NotFiniteError for a number that is not finite.
     """
     again = None if memory is None or whole.restrict is None or asked.known is not None else memory.holds(asked)
     known = again if asked.known is None else asked.known
@@ -101,7 +101,7 @@ def _evaluated(problem: Problem, point: Tensor, gradient: bool, by_class: bool, 
         what = "objective" if not bool(value[first].isfinite()) else "gradient"
         wrong = f"the {what} of example {int(at[first])} is not finite {when}"
         fix = "look for a division by zero, a log or sqrt of 0, or weights that are not finite"
-        raise UserError(wrong, where=problem.name, fix=fix)
+        raise NotFiniteError(wrong, where=problem.name, fix=fix)
     return Seen(value, slope, fooled, margins)
 
 

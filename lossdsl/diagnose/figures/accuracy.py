@@ -15,11 +15,12 @@ from lossdsl.diagnose.table import Table
 
 
 def draw_radii(table: Table) -> Figure:
-    """Robust accuracy full, clean accuracy dotted, over the radius; a run by colour and marker (Kim et al., fig. 3)."""
+    """Robust accuracy full, clean accuracy dotted with small markers, over the radius; a run by colour and marker (Kim et al., fig. 3)."""
     figure, (panel,) = panels(1, width=5.6, height=3.6)
     for number, (run, part) in enumerate(table.split("run").items()):
         panel.plot(part["eps"], part["robust"], linestyle=LINES[0], **same(number), markersize=5, label=f"{run} robust".strip())
-        panel.plot(part["eps"], part["clean"], linestyle=LINES[3], color=COLOURS[number % 7], linewidth=1.2, label=f"{run} clean".strip())
+        thin = {**same(number), "linestyle": LINES[3], "linewidth": 1.2, "markersize": 3}
+        panel.plot(part["eps"], part["clean"], **thin, label=f"{run} clean".strip())
     panel.set_xlabel(table.label("eps"))
     percent(panel, "accuracy")
     legend_below(figure, panel, 2)

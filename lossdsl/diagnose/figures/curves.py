@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from lossdsl.diagnose.figures.style import COLOURS, HATCHES, LINES, legend_below, over_epochs, panels, percent, same, sparse
 from lossdsl.diagnose.table import Table
@@ -63,6 +64,7 @@ def draw_stopping(table: Table) -> Figure:
         panel.set_yticks(list(places), part["rule"])
         panel.invert_yaxis()
         panel.set(title=run, xlabel=part.label("robust"), xlim=(0, max(*table["robust"], 0.01) * 1.6))
+        panel.xaxis.set_major_formatter(PercentFormatter(1))
         panel.grid(axis="y", visible=False)
     return figure
 

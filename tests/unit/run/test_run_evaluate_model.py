@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lossdsl
-from lossdsl.diagnostics import UserError
+from lossdsl.diagnostics import NotFiniteError, UserError
 
 RUNS = {
     "one": "x' in linf(x, eps) maximize CE(f(x'), y) by pgd(steps = {steps}, step = eps / 2, start = x + uniform(linf(0, eps)), restarts = {restarts})",
@@ -165,8 +165,22 @@ def test_outputs_that_are_not_finite_count_as_wrong_and_are_said() -> None:
     found = lossdsl.evaluate(model, x, y, suite("one"))
     assert found.not_finite == wild > 0 and bool(found.broken[x[:, 0] > 0.6].all())
     assert f"{wild} examples have outputs that are not finite; they count as wrong" in str(found)
-    with pytest.raises(UserError, match="the objective of example"):
-        lossdsl.evaluate(model, x, y, suite("one"), eps=0.5)
+
+
+@pytest.mark.parametrize("batch", [5, 512])
+@pytest.mark.parametrize("solver", ["pgd(steps = 2, step = eps / 2", "apgd(steps = 2"])
+def test_a_number_that_is_not_finite_in_an_attack_names_the_example_in_the_split(solver: str, batch: int) -> None:
+    model = Wild(0.6)
+    x, y = examples(model.body, (6,))
+    x[:, 0] = 0.1
+    x[[13, 17], 0] = 0.58
+    y[:] = model(x).argmax(1)
+    with pytest.raises(NotFiniteError) as error:
+        text = suite("three", "one").replace("corner", "x + 0.05").replace("pgd(steps = 2, step = eps / 2", solver)
+        lossdsl.evaluate(model, x, y, text, batch=batch)
+    assert error.value.where == "attack s, run three, example 13 of the split"
+    assert error.value.problem in ("the objective is nan at iterate 0", "the objective is not finite at evaluation 0")
+    assert "lossdsl sanity" in error.value.fix
 
 
 def test_what_it_refuses() -> None:

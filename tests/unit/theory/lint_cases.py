@@ -54,6 +54,7 @@ SHIPPED: dict[str, tuple[str, str]] = {
     "beta_adam": ("", "as beta"),
     "beta_sign": ("", "as beta"),
     "cw": ("", "the margin, cut at 50"),
+    "cw_l2": ("", "an objective of its own"),
     "pgd100": ("T01", "an attack on cross-entropy"),
     "pgd_plus": ("T01", "an attack on cross-entropy"),
     "fgsm": ("T01", "an attack on cross-entropy"),
