@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from math import isnan
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,7 @@ class _Judge:
         left, op, right = found
         scale = 1 + abs(left) + abs(right)
         gap = {"<=": left - right, "<": left - right, "==": abs(left - right)}.get(op, right - left) / scale
-        return gap, not _HOLDS[op](left, right, self.law.tolerance * scale)
+        return gap, not _HOLDS[op](left, right, self.law.tolerance * scale if isfinite(scale) else 0.0)
 
 
 def _network(shape: Network, theta: Tensor) -> Callable[[Tensor], Tensor]:

@@ -17,9 +17,10 @@ HEADER = f"for boxed in {{0, 1}}, {NUMBERS}"
 
 
 def _of_weights(name: str, only: str) -> Callable[[Tensor, float, bool], InputSet]:
-    """Two tensors, of which one is a matrix."""
+    """Two tensors, of which one is a matrix, and weights of different sizes."""
 
     def build(center: Tensor, radius: float, boxed: bool) -> InputSet:
+        center = center + torch.linspace(0, 0.9, SIZE, dtype=torch.float64)
         layout = Layout([("matrix", center[0, :4].reshape(2, 2)), ("bias", center[0, 4:])])
         return WEIGHT_SETS[name](layout, center, radius, only=only)
 
@@ -65,7 +66,8 @@ def sets_projections_are_nearest(c: Tensor, r: float, v: Tensor, u: Tensor) -> t
     for build in PROJECTED.values():
         region = build(c.unsqueeze(0), r, False)
         nearest, other = region.project(v.unsqueeze(0)), region.project(u.unsqueeze(0))
-        members = [*_drawn(region), other, region.project(c.unsqueeze(0))]
+        near = [region.project(v.unsqueeze(0) + s * (u - v)) for s in (1e-3, 1e-2, 0.1, 1.0)]
+        members = [*_drawn(region), *near, region.project(c.unsqueeze(0))]
         beyond = max(float(((v - nearest) * (m - nearest)).sum()) for m in members)
         apart = float((nearest - other).norm() - (v - u).norm())
         worst = max(worst, beyond, apart)

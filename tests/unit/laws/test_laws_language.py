@@ -12,7 +12,8 @@ from lossdsl.cli import main
 from lossdsl.diagnostics import RecipeError
 from lossdsl.front import check_source
 from lossdsl.laws.catalogue import laws_of, load_laws
-from lossdsl.laws.python_laws import python_laws
+from lossdsl.laws.python_laws import check_python_law, python_laws
+from lossdsl.laws.search import Effort
 from lossdsl.laws.shapes import shapes
 from lossdsl.laws.testing import law_tests, laws_at
 from lossdsl.source import Source
@@ -199,3 +200,10 @@ def test_a_python_file_that_fails_is_an_error_of_the_file(tmp_path: Path, capsys
     assert said in error and str(path) in error
     assert main(["laws", "slidse"]) == 2
     assert "did you mean slides?" in capsys.readouterr().err
+
+
+def test_an_infinite_side_of_a_law_in_python_is_not_within_its_tolerance(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text('import lossdsl\n\n@lossdsl.law("for a in [0, 1]")\ndef endless(a):\n    """nothing is infinite"""\n    return float("inf"), "<=", a\n')
+    (found,) = python_laws(path)
+    assert not check_python_law(found, Effort(shapes=1, examples=2)).passed
