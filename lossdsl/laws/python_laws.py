@@ -61,6 +61,11 @@ class PythonLaw:
     tolerance: float
     place: str
 
+    @property
+    def said(self) -> str:
+        """claim or refute, and the sentence of the function."""
+        return f"{'refute' if self.refuted else 'claim'} " + " ".join((self.function.__doc__ or self.name).split())
+
     @cached_property
     def quantified(self) -> Law:
         """Its quantifiers as a law of the language. Raises RecipeError for a header with errors."""
@@ -193,8 +198,6 @@ def check_python_law(law: PythonLaw, effort: Effort) -> LawReport:
     began = time.monotonic()
     statement = law.quantified.first.statements[0]
     statement = type(statement)(statement.relation, law.refuted, (), statement.span)
-    said = " ".join((law.function.__doc__ or law.name).split())
-    text = f"{'refute' if law.refuted else 'claim'} {said}"
     examples = satisfied = choices = 0
     for n, typed in enumerate(shapes(law.quantified, effort.seed, max(effort.shapes // 4, 1))):
         if n and time.monotonic() > began + effort.seconds:
@@ -204,9 +207,9 @@ def check_python_law(law: PythonLaw, effort: Effort) -> LawReport:
         examples, satisfied, choices = examples + judge.examples, satisfied + judge.satisfied, choices + 1
         if found is not None:
             tried = Tried(satisfied, examples, 1, choices, time.monotonic() - began)
-            return _report(law, Verdict(statement, text, "refuted", tried, _counterexample(judge, found)))
+            return _report(law, Verdict(statement, law.said, "refuted", tried, _counterexample(judge, found)))
     tried = Tried(satisfied, examples, 0, choices, time.monotonic() - began)
-    return _report(law, Verdict(statement, text, "holds" if satisfied else "vacuous", tried))
+    return _report(law, Verdict(statement, law.said, "holds" if satisfied else "vacuous", tried))
 
 
 def _report(law: PythonLaw, verdict: Verdict) -> LawReport:
