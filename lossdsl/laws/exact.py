@@ -149,7 +149,7 @@ class Exact:
                     return Comparison(None, a, b, digits)
                 slack = run.largest * mpf(10) ** (5 - digits)
                 sign = _sign_up_to(a, b) if measured else _sign_at_limit(a, b, before) if settles else _sign(a, b, before, slack, run)
-                tied = (sign == 0 and op in ties) or (runs.sure and (sign != agreed or run.lost))
+                tied = (sign == 0 and op in ties) or bool(runs.sure and sign and (sign != agreed or run.lost))
                 doubtful = run.lost and (sign is None or (sign == 0 and op in STRICT))
                 comparison = Comparison(doubtful or (None if sign is None else _holds(op, sign)), a, b, digits, doubtful)
                 before, agreed = (a, b, slack), sign
