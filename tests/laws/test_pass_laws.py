@@ -45,7 +45,7 @@ def few(examples: int) -> settings:
     return settings(max_examples=examples, deadline=None, derandomize=True, phases=phases, suppress_health_check=checks)
 
 
-PAIRS = ("{} - {}", "{} / (1.5 + abs({}))", "({} > {})", "max({}, {})", "min({}, {}^2)", "tanh({})^2 * {}")
+PAIRS = ("({} - {})", "({} / (1.5 + abs({})))", "({} > {})", "max({}, {})", "min({}, {}^2)", "(tanh({})^2 * {})")
 """Of two numbers, that some pass might take for the same in either order."""
 NUMBERS = ("f(x)[0]", "f(x)[1]", "CE(f(x), y)", "CE(f(x + eta), y)", "lam", "u", "0.3")
 
