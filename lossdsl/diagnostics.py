@@ -68,6 +68,10 @@ class RecipeError(LossdslError):
         self.diagnostics = tuple(diagnostics)
         super().__init__()
 
+    def __reduce__(self) -> tuple[type, tuple[Source, tuple[Diagnostic, ...]]]:
+        """Exceptions travel between processes by their arguments."""
+        return type(self), (self.source, self.diagnostics)
+
     def __str__(self) -> str:
         from lossdsl.render import render_text
 

@@ -27,6 +27,7 @@ def laws_arguments(parser: Parser) -> None:
     parser.add_argument("--hard", action="store_true", help="search many times longer")
     parser.add_argument("--seed", type=int, default=0, help="seed of the search (0)")
     parser.add_argument("--time", type=float, metavar="S", help="at most so many seconds per statement")
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes side by side (as many as cores); no verdict depends on it")
     parser.add_argument("--database", metavar="FILE", help="past counterexamples, tried first; new ones are added")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
@@ -85,8 +86,10 @@ def run_laws(arguments: argparse.Namespace) -> int:
     from lossdsl.laws.past import Past
     from lossdsl.laws.report import as_json, lines
     from lossdsl.laws.search import Effort
-    from lossdsl.laws.testing import verdict_on
+    from lossdsl.laws.workers import cores, reports
 
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise UserError(f"{arguments.jobs} processes judge nothing", where="--jobs", fix="give 1 or more")
     laws = _wanted(arguments)
     effort = Effort(seed=arguments.seed)
     effort = effort.hard() if arguments.hard else effort
@@ -94,15 +97,16 @@ def run_laws(arguments: argparse.Namespace) -> int:
         effort = replace(effort, seconds=arguments.time)
     past = None if arguments.database is None else Past(Path(arguments.database))
     console = Console(stderr=True)
-    reports = []
-    for law in track(laws, "laws", console=console, transient=True, disable=arguments.quiet or not sys.stderr.isatty()):
-        report = verdict_on(law, effort, past)
-        reports.append(report)
+    found, judged = [], reports(laws, effort, past, arguments.jobs or cores())
+    for report in track(
+        judged, "laws", total=len(laws), console=console, transient=True, disable=arguments.quiet or not sys.stderr.isatty()
+    ):
+        found.append(report)
         if not arguments.json:
             print("\n".join(lines(report)), flush=True)
     if arguments.json:
-        print(json.dumps([as_json(r) for r in reports], indent=2, ensure_ascii=False))
+        print(json.dumps([as_json(r) for r in found], indent=2, ensure_ascii=False))
     else:
-        failed = sum(not r.passed for r in reports)
-        print(f"{len(reports)} laws, " + (f"{failed} of them fail" if failed else "all pass"))
-    return OK if all(r.passed for r in reports) else FINDINGS
+        failed = sum(not r.passed for r in found)
+        print(f"{len(found)} laws, " + (f"{failed} of them fail" if failed else "all pass"))
+    return OK if all(r.passed for r in found) else FINDINGS

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,10 @@ class PythonLaw:
     refuted: bool
     tolerance: float
     place: str
+
+    def __reduce__(self) -> tuple[Callable[..., PythonLaw], tuple[str, str]]:
+        """For another process: its file is run there."""
+        return _again, (self.place.rpartition(":")[0], self.name)
 
     @property
     def said(self) -> str:
@@ -124,6 +128,15 @@ def _failed(what: str, where: str, path: Path, error: Exception) -> UserError:
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     line = f" (line {lines[-1]})" if lines else ""
     return UserError(f"{what} raised {type(error).__name__}: {error}{line}", where=where, fix="mend the Python file")
+
+
+@cache
+def _of_file(path: str) -> dict[str, PythonLaw]:
+    return {law.name: law for law in python_laws(Path(path))}
+
+
+def _again(path: str, name: str) -> PythonLaw:
+    return _of_file(path)[name]
 
 
 class _Judge:
@@ -207,12 +220,13 @@ def check_python_law(law: PythonLaw, effort: Effort) -> LawReport:
         examples, satisfied, choices = examples + judge.examples, satisfied + judge.satisfied, choices + 1
         if found is not None:
             tried = Tried(satisfied, examples, 1, choices, time.monotonic() - began)
-            return _report(law, Verdict(statement, law.said, "refuted", tried, _counterexample(judge, found)))
+            return report_of(law, Verdict(statement, law.said, "refuted", tried, _counterexample(judge, found)))
     tried = Tried(satisfied, examples, 0, choices, time.monotonic() - began)
-    return _report(law, Verdict(statement, law.said, "holds" if satisfied else "vacuous", tried))
+    return report_of(law, Verdict(statement, law.said, "holds" if satisfied else "vacuous", tried))
 
 
-def _report(law: PythonLaw, verdict: Verdict) -> LawReport:
+def report_of(law: PythonLaw, verdict: Verdict) -> LawReport:
+    """Of a law that is one statement."""
     return LawReport(law.name, law.title, law.source_note, law.place, (verdict,))
 
 

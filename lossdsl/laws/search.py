@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -31,7 +32,7 @@ class Effort:
     seed: int = 0
     shapes: int = 48
     examples: int = 60
-    work: float = 2e6
+    work: float = 1e6
     seconds: float = 20.0
 
     def hard(self) -> Effort:
@@ -56,7 +57,7 @@ class _Search:
         self.tally.until = self.began + self.effort.seconds
 
     def over(self, budget: Budget) -> bool:
-        return self.found is not None or budget.left <= 0 or time.monotonic() > self.tally.until
+        return self.found is not None or budget.left <= self.tally.work or time.monotonic() > self.tally.until
 
     def hunt(self, typed: TypedLaw) -> Hunt:
         """Of one choice, kept."""
@@ -81,7 +82,7 @@ class _Search:
         budget = Budget(self.effort.work)
         most = self.effort.shapes * (1 if self.law.first.quantities else CHOICES_ONLY)
         for n, typed in enumerate(shapes(self.law, self.effort.seed, most)):
-            if self.over(budget) or (n and typed.quantities and budget.left < self.effort.work / 2):
+            if self.over(budget) or (n and typed.quantities and budget.left - self.tally.work < self.effort.work / 2):
                 break
             hunt = self.hunt(typed)
             if self.keep(hunt, _first_look(hunt, budget)):
@@ -134,7 +135,7 @@ def _portion(hunt: Hunt, turn: int, budget: Budget) -> bool:
 
 
 def check_statement(law: Law, index: int, effort: Effort, past: Past | None = None) -> Verdict:
-    """The verdict on one claim or refute of a law. past: counterexamples to be tried first; a new one is added."""
+    """The verdict on one claim or refute of a law. past: counterexamples to be tried first."""
     statement = law.first.statements[index]
     search = _Search(law, index, effort, past=past)
     search.run()
@@ -143,12 +144,11 @@ def check_statement(law: Law, index: int, effort: Effort, past: Past | None = No
         hunt, assignment = search.found
         small = shrunk(hunt.problem, assignment)
         found = counterexample(hunt.problem.law.choices, hunt.problem, small)
-        if past is not None:
-            past.add(law, found)
-        return Verdict(statement, text, "refuted", _tried(search), found)
+        return Verdict(statement, text, "refuted", _tried(search), found, hunt.problem.measured)
     tally = search.tally
     outcome = "vacuous" if not tally.attained else "undecided" if tally.undecided else "holds"
-    return Verdict(statement, text, outcome, _tried(search))
+    measured = any(h.problem.measured for h in search.hunts.values())
+    return Verdict(statement, text, outcome, _tried(search), measured=measured)
 
 
 def _tried(search: _Search) -> Tried:
@@ -161,6 +161,15 @@ def counterexample(choices: dict[str, Choice], problem: Problem, found: Assignme
 
 
 def check_law_file(law: Law, effort: Effort, past: Past | None = None) -> LawReport:
-    """The verdict on every statement of a law."""
-    verdicts = tuple(check_statement(law, n, effort, past) for n in range(len(law.first.statements)))
-    return LawReport(law.name, law.first.title or law.name, law.first.source, law.source.where(law.recipe.declaration.span), verdicts)
+    """The verdict on every statement of a law; new counterexamples are added to `past`."""
+    return reported(law, [check_statement(law, n, effort, past) for n in range(len(law.first.statements))], past)
+
+
+def reported(law: Law, verdicts: Sequence[Verdict], past: Past | None = None) -> LawReport:
+    """The verdicts on all statements of a law, whose counterexamples are added to `past`."""
+    for v in verdicts:
+        if past is not None and v.counterexample is not None:
+            past.add(law, v.counterexample)
+    return LawReport(
+        law.name, law.first.title or law.name, law.first.source, law.source.where(law.recipe.declaration.span), tuple(verdicts)
+    )

@@ -16,9 +16,10 @@ def shapes(law: Law, seed: int, most: int) -> Iterator[TypedLaw]:
     """The law at different choices, at most `most`: small ones, the ends of every range, every option of each with the others small,
     large or mixed, and the rest at random."""
     seen: set[Key] = set()
+    known: dict[Key, TypedLaw] = {}
     for wanted in _orders(law, random.Random(seed), most):
-        found = at(law, wanted)
-        key = tuple(sorted((k, repr(v)) for k, v in found.choices.items()))
+        found = at(law, wanted, known)
+        key = _key(found.choices)
         if key not in seen:
             seen.add(key)
             yield found
@@ -26,15 +27,24 @@ def shapes(law: Law, seed: int, most: int) -> Iterator[TypedLaw]:
             return
 
 
-def at(law: Law, wanted: Mapping[str, float]) -> TypedLaw:
-    """Each choice at a share of its options: 0 the first one, 1 the last one."""
+def at(law: Law, wanted: Mapping[str, float], known: dict[Key, TypedLaw]) -> TypedLaw:
+    """Each choice at a share of its options: 0 the first one, 1 the last one. known: laws at choices and at some of them, kept: the
+    options of one name may depend on the choice of another, and to check a law takes longer than to search it a little."""
     chosen: dict[str, Choice] = {}
     found = law.first
     while left := [name for name in found.options if name not in chosen]:
         options = found.options[left[0]]
         chosen[left[0]] = options[min(int(wanted.get(left[0], 0.0) * len(options)), len(options) - 1)]
-        found = law.at(chosen)
+        key = _key(chosen)
+        if key not in known:
+            known[key] = found = law.at(chosen)
+            known.setdefault(_key(found.choices), found)
+        found = known[key]
     return found
+
+
+def _key(choices: Mapping[str, Choice]) -> Key:
+    return tuple(sorted((name, repr(v)) for name, v in choices.items()))
 
 
 def _orders(law: Law, generator: random.Random, most: int) -> Iterator[dict[str, float]]:

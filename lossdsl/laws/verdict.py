@@ -44,6 +44,8 @@ class Verdict:
     outcome: str
     tried: Tried
     counterexample: Counterexample | None = None
+    measured: bool = False
+    """A side is what a solver or a game leaves: the verdict is one in float64, with a tolerance."""
 
     @property
     def passed(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from lossdsl.cli import main
 from lossdsl.diagnostics import RecipeError
 from lossdsl.front import check_source
 from lossdsl.laws.catalogue import laws_of, load_laws
+from lossdsl.laws.past import Past
 from lossdsl.laws.python_laws import check_python_law, python_laws
 from lossdsl.laws.search import Effort
 from lossdsl.laws.shapes import shapes
 from lossdsl.laws.testing import law_tests, laws_at
+from lossdsl.laws.workers import reports
 from lossdsl.source import Source
 from lossdsl.syntax.format import format_text
 
@@ -131,13 +134,37 @@ def test_the_last_point_of_a_game() -> None:
 def test_the_command_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.loss"
     path.write_text("law good\nfor a in [0, 1]\nclaim a^2 <= a\nlaw bad\nfor a in [0, 1]\nclaim a^2 >= a\nlaw empty\nfor a in [0, 1]\nwhere a > 2\nclaim a > 0\n")
-    assert main(["laws", str(path), "--id", "good", "--time", "2"]) == 0
-    assert main(["laws", str(path), "--id", "bad"]) == 1
-    assert main(["laws", str(path), "--id", "empty", "--time", "1"]) == 1
+    one = ["laws", str(path), "--jobs", "1", "--id"]
+    assert main([*one, "good"]) == 0
+    assert main([*one, "bad"]) == 1
+    assert main([*one, "empty"]) == 1
     said = capsys.readouterr().out
     assert "refuted" in said and "vacuous" in said
-    assert main(["laws", str(path), "--id", "godo"]) == 2
+    assert main([*one, "godo"]) == 2
     assert "did you mean good?" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_verdicts_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
+    """Laws of both kinds, errors and past counterexamples go to the workers and back; two statements are two tasks."""
+    text, script = tmp_path / "mine.loss", tmp_path / "mine.py"
+    text.write_text("law two\nfor a in [0, 1]\nclaim a^2 <= a\nclaim a^2 >= a\n")
+    script.write_text("import lossdsl\n@lossdsl.law('for n in 1..3')\ndef small(n):\n    return n, '<=', 2\n")
+    laws = [*load_laws([str(text)]), *python_laws(script)]
+    said = []
+    for jobs in (1, 2):
+        past = Past(tmp_path / f"{jobs}.json")
+        found = list(reports(laws, Effort(work=1e5, examples=5, seconds=float("inf")), past, jobs))
+        said.append([(r.name, v.outcome, v.tried.examples, v.counterexample and v.counterexample.values) for r in found for v in r.verdicts])
+        assert [v.outcome for r in found for v in r.verdicts] == ["holds", "refuted", "refuted"]
+    assert said[0] == said[1]
+    assert (tmp_path / "1.json").read_text() == (tmp_path / "2.json").read_text()
+
+
+def test_errors_of_laws_go_from_one_process_to_another() -> None:
+    with pytest.raises(RecipeError) as caught:
+        laws_of(Source("law l\nfor a in [0, 1]\nclaim a\n", "l.loss"))
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_laws_in_a_users_test_suite(tmp_path: Path) -> None:
@@ -163,8 +190,9 @@ def test_laws_in_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         "    return q[y], '<=', 0.5\n"
     )
     assert [law.name for law in python_laws(path)] == ["shrinking", "wrong"]
-    assert main(["laws", str(path), "--time", "3"]) == 1
+    assert main(["laws", str(path), "--jobs", "1"]) == 1
     said = capsys.readouterr().out
+    assert "confirmed in float64" in said
     assert "ok    shrinking" in said and "FAIL  wrong" in said
 
 

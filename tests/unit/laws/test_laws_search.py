@@ -23,7 +23,7 @@ from lossdsl.laws.past import Past
 from lossdsl.laws.pool import Pool, worth
 from lossdsl.laws.problem import Assignment, Problem
 from lossdsl.laws.refine import refined
-from lossdsl.laws.search import Effort, check_statement
+from lossdsl.laws.search import Effort, check_law_file, check_statement
 from lossdsl.laws.shapes import neighbours, shapes
 from lossdsl.laws.shrink import complexity, shrunk
 from lossdsl.laws.suspects import LIMITS, Judge, Tally
@@ -297,13 +297,23 @@ def test_a_judge_confirms_before_it_refutes() -> None:
     assert judge.found is None
 
 
+def test_hypotheses_that_hold_at_infinity_only_hold_nowhere() -> None:
+    """1 - 1e-782 is 1 to any digits that are usual, and no number nearby makes it 1."""
+    found = problem("for K in {2}, r in simplex(K), y in label(K)\nwhere r[y] == 1\nclaim CE(r, y) == 0")
+    judge = Judge(found, Tally(), generator(0))
+    assert not judge.confirms(Assignment({"r": (900.0, -900.0), "y": (0,)}, {"r": "logits"}))
+    sphere = problem("for a in [0, 1], b in [0, 1]\nwhere a^2 + b^2 == 1\nclaim a <= 0.9 + 0 * b")
+    judge = Judge(sphere, Tally(), generator(0))
+    assert judge.confirms(assignment(a=0.99, b=(1 - 0.99**2) ** 0.5))
+
+
 # --- past counterexamples ---
 
 
 def test_past_counterexamples_are_tried_first_and_confirmed_anew(tmp_path: Path) -> None:
     file = tmp_path / "past" / "found.json"
     false = "for K in 2..12, q in simplex(K), y in label(K)\nclaim H(q) <= 2.39 + CE(q, y) * 0"
-    first = check_statement(law(false), 0, ENDLESS, Past(file))
+    (first,) = check_law_file(law(false), ENDLESS, Past(file)).verdicts
     assert first.outcome == "refuted"
     again = check_statement(law(false), 0, ENDLESS, Past(file))
     assert again.outcome == "refuted"
