@@ -220,9 +220,9 @@ def check_python_law(law: PythonLaw, effort: Effort) -> LawReport:
         examples, satisfied, choices = examples + judge.examples, satisfied + judge.satisfied, choices + 1
         if found is not None:
             tried = Tried(satisfied, examples, 1, choices, time.monotonic() - began)
-            return report_of(law, Verdict(statement, law.said, "refuted", tried, _counterexample(judge, found)))
+            return report_of(law, Verdict(statement, law.said, "refuted", tried, _counterexample(judge, found), measured=True))
     tried = Tried(satisfied, examples, 0, choices, time.monotonic() - began)
-    return report_of(law, Verdict(statement, law.said, "holds" if satisfied else "vacuous", tried))
+    return report_of(law, Verdict(statement, law.said, "holds" if satisfied else "vacuous", tried, measured=True))
 
 
 def report_of(law: PythonLaw, verdict: Verdict) -> LawReport:
