@@ -32,7 +32,7 @@ class Effort:
     seed: int = 0
     shapes: int = 48
     examples: int = 60
-    work: float = 1e6
+    work: float = 2e6
     seconds: float = 20.0
 
     def hard(self) -> Effort:

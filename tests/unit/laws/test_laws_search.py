@@ -339,7 +339,7 @@ LAWS = Path(__file__).parents[3] / "benchmarks" / "laws"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["unseen", "tuned", "held_out"])
+@pytest.mark.parametrize("file", ["unseen", "tuned", "held_out", "fresh"])
 def test_falsehoods_of_the_measured_laws_are_found(file: str) -> None:
     """All but b08: its counterexample is no float64, and finite sets are. The truths take too long for a test."""
     path = LAWS / f"{file}.loss"
