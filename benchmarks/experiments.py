@@ -2,7 +2,10 @@
 
     python benchmarks/experiments.py radius --out runs/radius --data-root ../mnist-t10k --page docs/experiments.md
     python benchmarks/experiments.py catastrophic --out runs/catastrophic --data-root ../mnist-t10k --page docs/experiments.md
+    python benchmarks/experiments.py catastrophic-lenet --out runs/lenet --data-root ../mnist-t10k --page docs/experiments.md
+    python benchmarks/experiments.py catastrophic-lenet-25 --out runs/lenet25 --data-root ../mnist-t10k --page docs/experiments.md
     python benchmarks/experiments.py overfitting --out runs/overfitting --data-root ../mnist-t10k --page docs/experiments.md
+    python benchmarks/experiments.py overfitting-cifar --out runs/overfitting-cifar --data-root ../cifar10 --page docs/experiments.md
 
 An experiment tests the best and the last checkpoint on the test images; a scan, such as radius-fixed, reads only what the runs measured
 on the validation part. Runs that are there already are kept, so that a command can be interrupted and
@@ -25,7 +28,14 @@ from lossdsl.run.examples import Split
 
 HERE = Path(__file__).resolve().parent
 PLAIN = "warmup = 0, augment = none"
-FEW = 500
+FEW, FEW_CIFAR = 500, 1000
+
+
+@dataset("cifar-few", f"of CIFAR-10's JPEG files {FEW_CIFAR:,} training and {FEW_CIFAR:,} test images, evenly spaced")
+def cifar_few(request: DataRequest) -> DataSet:
+    whole = load_data(replace(request, name=f"imagefolder:{request.root}"))
+    train, test = (Split(s.examples, s.positions[:: len(s) // FEW_CIFAR]) for s in (whole.train, whole.test))
+    return replace(whole, name="cifar-few", train=train, test=test, note=f"{FEW_CIFAR:,} of CIFAR-10's images to train, {FEW_CIFAR:,} to test")
 
 
 @dataset("mnist-few", f"the first {FEW:,} training images of mnist-t10k")
@@ -48,15 +58,20 @@ class Experiment:
     """The recipes say their radius; it is not set from outside."""
 
 
-def small(model: str, data: str, train: str) -> tuple[str, ...]:
-    return "--data", data, "--model", model, "--by", "adam(lr = 1e-3)", "--train", f"{train}, {PLAIN}"
+def small(model: str, data: str, train: str, lr: str = "1e-3") -> tuple[str, ...]:
+    return "--data", data, "--model", model, "--by", f"adam(lr = {lr})", "--train", f"{train}, {PLAIN}"
 
 
 def weighted(recipe: str, *weights: float) -> dict[str, tuple[str, ...]]:
     return {f"{recipe}, lambda = {w:g}": (recipe, "--set", f"lambda={w:g}") for w in weights}
 
 
+def single_step(elle: tuple[float, ...], gradalign: tuple[float, ...]) -> dict[str, tuple[str, ...]]:
+    return {"fgsm_at": ("fgsm_at",), **weighted("elle", *elle), **weighted("gradalign", *gradalign)}
+
+
 MLP = "benchmarks.mlp:build"
+LENET = small("lenet", "mnist-t10k", "epochs = 15, batch = 64, schedule = cyclic(peak = 0.4)", lr="2e-3")
 METHODS = ("pgd_at", "trades", "bat")
 ATTACKED = ("--set", "step=0.05")
 EXPERIMENTS = {
@@ -90,6 +105,14 @@ EXPERIMENTS = {
         {name: (name, "--set", "step=0.025") for name in ("pgd_at", "beta_at")},
         suites=("pgd20",),
     ),
+    "overfitting-cifar": Experiment(
+        4 / 255,
+        small(MLP, "cifar-few", "epochs = 120, batch = 64, schedule = drop(at = [80], factor = 0.1)"),
+        {name: (name, "--set", "step=1/255") for name in ("pgd_at", "beta_at")},
+        suites=("pgd20",),
+    ),
+    "catastrophic-lenet": Experiment(0.3, LENET, {**single_step((2000, 4000), (1, 2)), "fast_bat": ("fast_bat",), "elle_a": ("elle_a",)}),
+    "catastrophic-lenet-25": Experiment(0.25, LENET, single_step((1000, 4000), (0.2, 1))),
 }
 
 
