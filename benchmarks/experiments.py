@@ -35,7 +35,8 @@ FEW, FEW_CIFAR = 500, 1000
 def cifar_few(request: DataRequest) -> DataSet:
     whole = load_data(replace(request, name=f"imagefolder:{request.root}"))
     train, test = (Split(s.examples, s.positions[:: len(s) // FEW_CIFAR]) for s in (whole.train, whole.test))
-    return replace(whole, name="cifar-few", train=train, test=test, note=f"{FEW_CIFAR:,} of CIFAR-10's images to train, {FEW_CIFAR:,} to test")
+    note = f"{FEW_CIFAR:,} of CIFAR-10's images to train, {FEW_CIFAR:,} to test"
+    return replace(whole, name="cifar-few", train=train, test=test, note=note)
 
 
 @dataset("mnist-few", f"the first {FEW:,} training images of mnist-t10k")
