@@ -31,8 +31,6 @@ STEPS = ("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "if", "sign", "
 STRICT = ("<", ">", "!=")
 """A tie breaks these, so that it must be beyond doubt."""
 TIES = (*STRICT, "<=", ">=", "==")
-PER_NUMBER, PER_DIGIT = 20.0, 0.15
-"""Microseconds that a number takes, about."""
 SETTLED = 1e-12
 """A limit differs from a number if, relative to 1 + |left| + |right|, by more than this at the end of its sequence."""
 
@@ -89,8 +87,6 @@ class Exact:
         self.law, self.where, self.relation = law, where, relation
         self._frees: dict[int, frozenset[Any]] = {}
         self._kept: list[Typed] = []
-        self.work = 0.0
-        """Of all evaluations so far, in about microseconds, the same on every machine."""
 
     def confirm(self, values: Mapping[str, tuple[Any, ...]], charts: Mapping[str, str], near: bool = False) -> Confirmation:
         """near: hypotheses may be missed by 1e-100 of their sides, as Newton's method leaves them. A counterexample is one at two
@@ -291,7 +287,6 @@ class Run:
                 for v in found if isinstance(found, list) else [found]:
                     self.note(v)
             self._done[key] = found
-            self.exact.work += (len(found) if isinstance(found, list) else 1) * (PER_NUMBER + PER_DIGIT * self.digits)
         return self._done[key]
 
     def note(self, v: Any) -> None:

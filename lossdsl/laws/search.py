@@ -57,7 +57,7 @@ class _Search:
         self.tally.until = self.began + self.effort.seconds
 
     def over(self, budget: Budget) -> bool:
-        return self.found is not None or budget.left <= self.tally.work or time.monotonic() > self.tally.until
+        return self.found is not None or budget.left <= 0 or time.monotonic() > self.tally.until
 
     def hunt(self, typed: TypedLaw) -> Hunt:
         """Of one choice, kept."""
@@ -82,7 +82,7 @@ class _Search:
         budget = Budget(self.effort.work)
         most = self.effort.shapes * (1 if self.law.first.quantities else CHOICES_ONLY)
         for n, typed in enumerate(shapes(self.law, self.effort.seed, most)):
-            if self.over(budget) or (n and typed.quantities and budget.left - self.tally.work < self.effort.work / 2):
+            if self.over(budget) or (n and typed.quantities and budget.left < self.effort.work / 2):
                 break
             hunt = self.hunt(typed)
             if self.keep(hunt, _first_look(hunt, budget)):

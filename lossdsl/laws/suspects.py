@@ -44,8 +44,6 @@ class Tally:
     closest: float | None = None
     left: dict[str, int] = field(default_factory=lambda: dict(LIMITS))
     refinements: int = REFINEMENTS
-    work: float = 0.0
-    """Of exact looks, in about microseconds; counted, not measured."""
     until: float = float("inf")
     """On the monotonic clock: no exact looks after that."""
 
@@ -120,12 +118,6 @@ class Judge:
 
     def confirms(self, assignment: Assignment) -> bool:
         """An exact look; where rounding has spoiled a hypothesis or a tie, further ones at points nearby."""
-        before = self.problem.exact.work
-        found = self._confirms(assignment)
-        self.tally.work += self.problem.exact.work - before
-        return found
-
-    def _confirms(self, assignment: Assignment) -> bool:
         if self._refuted(assignment):
             return True
         if self.refinements <= 0 or self.tally.refinements <= 0:
