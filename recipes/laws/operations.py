@@ -75,10 +75,12 @@ def _slopes(expression: str, at: dict[str, Tensor], labels: dict[str, Tensor]) -
     """The derivative in a fixed direction, by the kernels and by differences; None at a corner, or too close to one for a difference."""
     problem = _problem(expression)
     way = {q: torch.cos(torch.arange(1.0, len(v) + 1, dtype=torch.float64) * (1 + len(q))) for q, v in at.items()}
-    shifts = torch.tensor([-STEP, 0.0, STEP], dtype=torch.float64).unsqueeze(1)
-    moved = {q: v + shifts * way[q] for q, v in at.items()} | {q: v.expand(3, 1) for q, v in labels.items()}
-    before, here, after = _values(problem, moved).tolist()
+    shifts = STEP * torch.arange(-2.0, 3.0, dtype=torch.float64).unsqueeze(1)
+    moved = {q: v + shifts * way[q] for q, v in at.items()} | {q: v.expand(5, 1) for q, v in labels.items()}
+    further_before, before, here, after, further_after = _values(problem, moved).tolist()
     if abs(after - 2 * here + before) > 1e-3 * STEP:
+        return None
+    if abs(further_after - further_before - 2 * (after - before)) > 1e-3 * STEP:  # a jump that is odd about this point, such as unit's at 0
         return None
     leaves = {q: v.unsqueeze(0).requires_grad_() for q, v in at.items()}
     total = _values(problem, {**leaves, **labels}).sum()
