@@ -1,6 +1,6 @@
 """Trains the runs of docs/experiments.md and writes its tables: large radii, catastrophic overfitting, robust overfitting.
 
-    python benchmarks/experiments.py radius --out runs/radius --data-root ../mnist-t10k --page docs/experiments.md
+    python benchmarks/experiments.py radius --out runs/radius --data-root ../mnist-t10k
     python benchmarks/experiments.py catastrophic --out runs/catastrophic --data-root ../mnist-t10k --page docs/experiments.md
     python benchmarks/experiments.py catastrophic-lenet --out runs/lenet --data-root ../mnist-t10k --page docs/experiments.md
     python benchmarks/experiments.py catastrophic-lenet-25 --out runs/lenet25 --data-root ../mnist-t10k --page docs/experiments.md
