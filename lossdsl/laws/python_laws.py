@@ -103,7 +103,7 @@ def python_laws(path: Path) -> list[PythonLaw]:
     """The laws of a Python file, in order. The file is run. Raises UserError if there is none, it fails, or declares no law, RecipeError
     for a header with errors."""
     if not path.is_file():
-        raise UserError("there is no such file", where=str(path))
+        raise UserError("there is no such file", where=str(path), fix="name a .loss or .py file, or a shipped one (lossdsl list --laws)")
     before = dict(_KNOWN)
     _KNOWN.clear()
     try:
